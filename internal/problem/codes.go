@@ -1,0 +1,110 @@
+package problem
+
+import "slices"
+
+// The registered codes. Keep them sorted by subject; a code never changes its
+// meaning once released.
+const (
+	InternalError       Code = "InternalError"
+	InvalidRequest      Code = "InvalidRequest"
+	UnknownGateway      Code = "UnknownGateway"
+	UnknownSite         Code = "UnknownSite"
+	UnknownMachine      Code = "UnknownMachine"
+	UnknownDisk         Code = "UnknownDisk"
+	UnknownItem         Code = "UnknownItem"
+	UnknownGroup        Code = "UnknownGroup"
+	UnknownPoint        Code = "UnknownPoint"
+	UnknownPolicy       Code = "UnknownPolicy"
+	UnknownNetwork      Code = "UnknownNetwork"
+	UnknownJob          Code = "UnknownJob"
+	NameTaken           Code = "NameTaken"
+	InvalidName         Code = "InvalidName"
+	MachineHasNoDisks   Code = "MachineHasNoDisks"
+	DiskNotSupported    Code = "DiskNotSupported"
+	AlreadyProtected    Code = "AlreadyProtected"
+	OperationNotAllowed Code = "OperationNotAllowed"
+	OperationRunning    Code = "OperationRunning"
+	NoRecoveryPoint     Code = "NoRecoveryPoint"
+	PointNotConfirmed   Code = "PointNotConfirmed"
+	PointInUse          Code = "PointInUse"
+	NoRoom              Code = "NoRoom"
+	GatewayUnreachable  Code = "GatewayUnreachable"
+	VaultUnreachable    Code = "VaultUnreachable"
+	StaleGeneration     Code = "StaleGeneration"
+	StaleLease          Code = "StaleLease"
+	WrongVault          Code = "WrongVault"
+	NotAuthenticated    Code = "NotAuthenticated"
+	PermissionDenied    Code = "PermissionDenied"
+	ClockSkew           Code = "ClockSkew"
+	AgentNotInstalled   Code = "AgentNotInstalled"
+	MachineRunning      Code = "MachineRunning"
+	MachineNotRunning   Code = "MachineNotRunning"
+	MachineInUse        Code = "MachineInUse"
+	HypervisorError     Code = "HypervisorError"
+	JournalDamaged      Code = "JournalDamaged"
+	JournalInUse        Code = "JournalInUse"
+	ProtocolError       Code = "ProtocolError"
+	GroupMemberAlone    Code = "GroupMemberAlone"
+	CommitNotProven     Code = "CommitNotProven"
+)
+
+// registry is filled once, here, and never written again.
+var registry = map[Code]Problem{
+	InternalError:       {Kind: Internal, Title: "Rebound met an error that it has no better name for", PossibleCauses: []string{"A defect in Rebound", "A failing disk or network below it"}, RecommendedAction: "Look at the job's log and the gateway's log; retry the job; report the error with a support bundle."},
+	InvalidRequest:      {Kind: Invalid, Title: "The request is not valid", RecommendedAction: "Correct the named field and send the request again; nothing was changed."},
+	UnknownGateway:      {Kind: NotFound, Title: "There is no such gateway", RecommendedAction: "List the gateways with 'rebound gateway list'."},
+	UnknownSite:         {Kind: NotFound, Title: "There is no such site", RecommendedAction: "List the sites with 'rebound site list', or create it with 'rebound site create'."},
+	UnknownMachine:      {Kind: NotFound, Title: "There is no such machine", PossibleCauses: []string{"The name is mistyped", "The machine has not been imported"}, RecommendedAction: "List the machines with 'rebound machine list', or import it with 'rebound machine import --qmp SOCKET'."},
+	UnknownDisk:         {Kind: NotFound, Title: "There is no such disk", RecommendedAction: "Look at the machine's disks with 'rebound machine show'."},
+	UnknownItem:         {Kind: NotFound, Title: "There is no such replicated item", RecommendedAction: "List the items with 'rebound item list'."},
+	UnknownGroup:        {Kind: NotFound, Title: "There is no such replication group", RecommendedAction: "List the groups with 'rebound group list'."},
+	UnknownPoint:        {Kind: NotFound, Title: "There is no such recovery point", PossibleCauses: []string{"The point was removed by retention or by a commit", "The moment lies before the first or after the last point, or inside a gap"}, RecommendedAction: "List the points with 'rebound point list'."},
+	UnknownPolicy:       {Kind: NotFound, Title: "There is no such policy", RecommendedAction: "List the policies with 'rebound policy list'."},
+	UnknownNetwork:      {Kind: NotFound, Title: "The site has no such network", RecommendedAction: "Look at the site's networks with 'rebound site show'."},
+	UnknownJob:          {Kind: NotFound, Title: "There is no such job", RecommendedAction: "List the jobs with 'rebound job list'."},
+	NameTaken:           {Kind: Conflict, Title: "The name is taken", RecommendedAction: "Choose another name, or remove what holds it."},
+	InvalidName:         {Kind: Invalid, Title: "The name cannot be used", RecommendedAction: "Use 1 to 63 letters, digits and hyphens, beginning and ending with a letter or digit."},
+	MachineHasNoDisks:   {Kind: Invalid, Title: "The machine has no disk that can be replicated", PossibleCauses: []string{"It has no disks", "All its disks are read-only or CD-ROMs"}, RecommendedAction: "Give the machine a writable disk, then protect it again."},
+	DiskNotSupported:    {Kind: Invalid, Title: "A disk cannot be replicated", PossibleCauses: []string{"Its size is no multiple of 512 bytes", "It is shared with another machine", "Another block job works on it"}, RecommendedAction: "See the detail; mend the disk or exclude it."},
+	AlreadyProtected:    {Kind: Conflict, Title: "The machine is protected already", RecommendedAction: "Look at it with 'rebound item show'."},
+	OperationNotAllowed: {Kind: Conflict, Title: "The operation is not allowed in the present state", RecommendedAction: "See the remedy in the detail; 'rebound item show' lists what is allowed now."},
+	OperationRunning:    {Kind: Conflict, Title: "Another operation is running", RecommendedAction: "Wait for the named job, or cancel it."},
+	NoRecoveryPoint:     {Kind: Conflict, Title: "There is no recovery point to use", PossibleCauses: []string{"The first synchronisation has not ended", "No point of the kind asked for was made"}, RecommendedAction: "Wait for the first point, or choose another kind of point."},
+	PointNotConfirmed:   {Kind: Conflict, Title: "The position is not confirmed", PossibleCauses: []string{"It lies after the newest beacon, after a break, or inside a synchronisation"}, RecommendedAction: "Choose the newest confirmed point; 'latest' does."},
+	PointInUse:          {Kind: Conflict, Title: "The point is in use", RecommendedAction: "End the test failover or the failover that runs on it."},
+	NoRoom:              {Kind: Exhausted, Title: "There is not enough room", RecommendedAction: "Free room on the named volume or choose another one, then retry."},
+	GatewayUnreachable:  {Kind: Unavailable, Title: "The gateway cannot be reached", PossibleCauses: []string{"It is not running", "Its link to the vault is down"}, RecommendedAction: "Start the gateway or mend its network, then retry the job.", Transient: true},
+	VaultUnreachable:    {Kind: Unavailable, Title: "The vault cannot be reached", RecommendedAction: "Check the address and that 'rebound vault serve' is running.", Transient: true},
+	StaleGeneration:     {Kind: Conflict, Title: "The generation is out of date", PossibleCauses: []string{"The group was failed over while this site was away"}, RecommendedAction: "Nothing by hand: the stale machine is powered off; reprotect to make this site the standby."},
+	StaleLease:          {Kind: Conflict, Title: "The command comes from a vault process that lost its lease", RecommendedAction: "Nothing by hand: the present vault process carries on."},
+	WrongVault:          {Kind: NotAllowed, Title: "The certificate belongs to another vault", RecommendedAction: "Enrol this gateway or agent with the present vault."},
+	NotAuthenticated:    {Kind: NotAllowed, Title: "The caller is not known", RecommendedAction: "Log in with 'rebound login' or pass a valid token."},
+	PermissionDenied:    {Kind: NotAllowed, Title: "The caller may not do this", RecommendedAction: "Ask an owner of the vault for the role."},
+	ClockSkew:           {Kind: Conflict, Title: "The clocks differ too much", RecommendedAction: "Set the clock of the named machine, then retry."},
+	AgentNotInstalled:   {Kind: Conflict, Title: "The agent has not registered since the machine started", PossibleCauses: []string{"The machine started only now: registration can take up to 15 minutes", "The agent is not installed or cannot reach the vault"}, RecommendedAction: "Wait a few minutes and run the operation again.", Transient: true},
+	MachineRunning:      {Kind: Conflict, Title: "The machine is running", RecommendedAction: "Stop it first."},
+	MachineNotRunning:   {Kind: Conflict, Title: "The machine is not running", RecommendedAction: "Start it first."},
+	MachineInUse:        {Kind: Conflict, Title: "The machine's disks are in use", PossibleCauses: []string{"It is the standby of a replication group", "Another process has its disks open"}, RecommendedAction: "Fail the group over instead of starting the machine by hand."},
+	HypervisorError:     {Kind: Unavailable, Title: "The hypervisor refused or failed", RecommendedAction: "See the detail and the machine's log at its site."},
+	JournalDamaged:      {Kind: Internal, Title: "The journal is damaged", PossibleCauses: []string{"Bit rot or a failing disk"}, RecommendedAction: "Run 'rebound journal verify' to see which points are hit; use another point; repair by resynchronisation."},
+	JournalInUse:        {Kind: Conflict, Title: "The journal is owned by another process or by a machine", RecommendedAction: "Stop the other owner, or use a read-only command."},
+	ProtocolError:       {Kind: Internal, Title: "The peer broke the protocol", PossibleCauses: []string{"Versions that do not fit", "A damaged connection"}, RecommendedAction: "Check both ends' versions with 'rebound version'."},
+	GroupMemberAlone:    {Kind: Conflict, Title: "A member of a replication group cannot be failed over alone", RecommendedAction: "Run the operation on the group."},
+	CommitNotProven:     {Kind: Conflict, Title: "Commit refused: the surviving machine is not proven to run", RecommendedAction: "Check that the machine has booted and the other one is off, then commit again."},
+}
+
+// All returns every registered problem, sorted by code.
+func All() []Problem {
+	all := make([]Problem, 0, len(registry))
+	for code, p := range registry {
+		p.Code = code
+		all = append(all, p)
+	}
+	slices.SortFunc(all, func(a, b Problem) int {
+		if a.Code < b.Code {
+			return -1
+		}
+		return 1
+	})
+	return all
+}
