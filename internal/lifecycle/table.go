@@ -1,0 +1,142 @@
+package lifecycle
+
+import "slices"
+
+// Row is one operation: where it may begin and what it does to the state.
+type Row struct {
+	Operation Operation
+	// From lists the resting states in which the operation may begin.
+	From []State
+	// During is the state while its job runs; empty leaves the state as it
+	// is (operations beside replication).
+	During State
+	// Then is the state after success; empty returns to where it began.
+	Then State
+	// FailedBefore is the state after a failure before the job passed its
+	// point of no return; empty returns to where it began. FailedAfter is
+	// the state after a failure beyond it.
+	FailedBefore, FailedAfter State
+	// Guards are checked in order; the first that refuses is the answer.
+	Guards []GuardName
+	// Ask is what a person should do who wants the operation and is in
+	// another state, by state; Otherwise is for the states not named.
+	Ask       map[State]string
+	Otherwise string
+}
+
+const (
+	waitJob       = "Wait until the running job has ended."
+	waitFirst     = "Wait for the first recovery point; 'rebound item watch' shows the progress."
+	protectFirst  = "Protect the machine first."
+	commitFirst   = "Commit the failover first, or undo it."
+	reprotectNow  = "Reprotect first: nothing is replicated after a commit."
+	nothingToDo   = "Nothing is failed over."
+	resumeFirst   = "Resume replication first."
+	failoverFirst = "Fail over first."
+)
+
+// withPoints are the resting states in which recovery points can be used,
+// whether or not replication is healthy at the moment: a disaster does not
+// wait for a synchronisation. (Azure offers failover in Protected only.)
+var withPoints = []State{Protected, Paused, Tracking, Resynchronising}
+
+// Table returns a row an operation. It is built anew at each call, so that
+// nobody can change it for others.
+func Table() []Row {
+	return []Row{
+		{
+			Operation: Protect, From: []State{Unprotected}, During: Enabling, Then: InitialSync,
+			FailedBefore: Unprotected, FailedAfter: Unprotected,
+			Guards: []GuardName{NoOtherJob, BothGatewaysUp}, Otherwise: "The machine is protected already.",
+		},
+		{
+			Operation: Failover, From: append(slices.Clone(withPoints), FailoverFailed), During: FailingOver, Then: CommitPending, FailedAfter: FailoverFailed,
+			Guards:    []GuardName{NoOtherJob, WholeGroup, RightDirection, NoTestRunning, StandbyGatewayUp, HasPoint},
+			Ask:       map[State]string{CommitPending: "Change the recovery point, commit, or undo.", Committed: reprotectNow, Unprotected: protectFirst, InitialSync: waitFirst, WaitingForFirstPoint: waitFirst},
+			Otherwise: waitJob,
+		},
+		{
+			Operation: Failback, From: append(slices.Clone(withPoints), FailoverFailed), During: FailingOver, Then: CommitPending, FailedAfter: FailoverFailed,
+			Guards:    []GuardName{NoOtherJob, WholeGroup, RightDirection, NoTestRunning, StandbyGatewayUp, HasPoint},
+			Ask:       map[State]string{CommitPending: "Change the recovery point, commit, or undo.", Committed: reprotectNow, Unprotected: protectFirst, InitialSync: waitFirst, WaitingForFirstPoint: waitFirst},
+			Otherwise: waitJob,
+		},
+		{
+			Operation: ChangePoint, From: []State{CommitPending}, During: ChangingPoint, Then: CommitPending, FailedAfter: FailoverFailed,
+			Guards:    []GuardName{NoOtherJob, WholeGroup, StandbyGatewayUp, HasPoint},
+			Ask:       map[State]string{Committed: "A commit is final: the other points are gone."},
+			Otherwise: failoverFirst,
+		},
+		{
+			Operation: Undo, From: []State{CommitPending, FailoverFailed}, During: Undoing, Then: Resynchronising, FailedAfter: FailoverFailed,
+			Guards:    []GuardName{NoOtherJob, WholeGroup, BothGatewaysUp},
+			Ask:       map[State]string{Committed: "A commit is final; fail over in the other direction after a reprotect."},
+			Otherwise: nothingToDo,
+		},
+		{
+			// A commit that failed half-way is finished by committing again.
+			Operation: Commit, From: []State{CommitPending, Committing}, During: Committing, Then: Committed, FailedAfter: Committing,
+			Guards:    []GuardName{NoOtherJob, WholeGroup, NoTestRunning, StandbyGatewayUp, RecoveredRuns, SourceOff},
+			Ask:       map[State]string{Committed: "It is committed already."},
+			Otherwise: nothingToDo,
+		},
+		{
+			Operation: Reprotect, From: []State{Committed}, During: Reprotecting, Then: InitialSync, FailedBefore: Committed, FailedAfter: Committed,
+			Guards:    []GuardName{NoOtherJob, WholeGroup, BothGatewaysUp, ActiveRuns, AgentRegistered},
+			Ask:       map[State]string{CommitPending: commitFirst, Protected: "It is protected already.", Unprotected: protectFirst},
+			Otherwise: waitJob,
+		},
+		{
+			Operation: TestFailover, From: withPoints,
+			Guards:    []GuardName{NoOtherJob, WholeGroup, NoTestRunning, StandbyGatewayUp, HasPoint},
+			Ask:       map[State]string{Committed: reprotectNow, CommitPending: commitFirst, Unprotected: protectFirst, InitialSync: waitFirst, WaitingForFirstPoint: waitFirst},
+			Otherwise: waitJob,
+		},
+		{
+			Operation: TestCleanup, From: append(slices.Clone(withPoints), InitialSync, WaitingForFirstPoint),
+			Guards:    []GuardName{NoOtherJob, WholeGroup, TestToClean, StandbyGatewayUp},
+			Otherwise: "There is no test failover to clean up.",
+		},
+		{
+			Operation: Pause, From: []State{Protected, Tracking, Resynchronising, InitialSync}, Then: Paused,
+			Guards: []GuardName{NoOtherJob, WholeGroup, SourceGatewayUp}, Otherwise: "Nothing is being replicated.",
+		},
+		{
+			Operation: Resume, From: []State{Paused}, Then: Resynchronising,
+			Guards: []GuardName{NoOtherJob, WholeGroup, BothGatewaysUp}, Otherwise: "Replication is not paused.",
+		},
+		{
+			Operation: Resync, From: []State{Protected, Tracking, Resynchronising}, Then: Resynchronising,
+			Guards:    []GuardName{NoOtherJob, WholeGroup, BothGatewaysUp},
+			Ask:       map[State]string{Paused: resumeFirst, Committed: reprotectNow},
+			Otherwise: "Nothing is being replicated.",
+		},
+		{
+			Operation: Verify, From: []State{Protected},
+			Guards:    []GuardName{NoOtherJob, WholeGroup, BothGatewaysUp},
+			Ask:       map[State]string{Paused: resumeFirst},
+			Otherwise: "Wait until the item is protected.",
+		},
+		{
+			Operation: CreatePoint, From: []State{Protected},
+			Guards:    []GuardName{NoOtherJob, WholeGroup, BothGatewaysUp},
+			Ask:       map[State]string{Paused: resumeFirst},
+			Otherwise: "Wait until the item is protected.",
+		},
+		{
+			Operation: Disable, From: []State{InitialSync, WaitingForFirstPoint, Protected, Paused, Tracking, Resynchronising, CommitPending, Committed, FailoverFailed},
+			During: Disabling, Then: Unprotected,
+			Guards: []GuardName{NoOtherJob, WholeGroup, NoTestRunning, BothGatewaysUpOrForce}, Otherwise: waitJob,
+		},
+	}
+}
+
+// RowOf returns the row of an operation.
+func RowOf(op Operation) (Row, bool) {
+	rows := Table()
+	i := slices.IndexFunc(rows, func(r Row) bool { return r.Operation == op })
+	if i < 0 {
+		return Row{}, false
+	}
+	return rows[i], true
+}
