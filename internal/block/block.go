@@ -62,3 +62,23 @@ func CheckRange(off, length, size int64) error {
 	}
 	return nil
 }
+
+// ErrNotFast is returned by a fast-only zeroing that would have to write.
+var ErrNotFast = errors.New("block: zeroing would not be fast")
+
+// ZeroMode says how zeroes are to be stored.
+type ZeroMode uint8
+
+// The modes; they can be joined.
+const (
+	// ZeroKeep keeps the range allocated: later writes to it need no room.
+	ZeroKeep ZeroMode = 1 << iota
+	// ZeroFastOnly fails with ErrNotFast, having changed nothing, when zeroing
+	// would be no faster than writing.
+	ZeroFastOnly
+)
+
+// Zeroer is implemented by devices that can choose how zeroes are stored.
+type Zeroer interface {
+	WriteZeroesMode(ctx context.Context, off, length int64, mode ZeroMode) error
+}
