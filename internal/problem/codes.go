@@ -46,6 +46,9 @@ const (
 	ProtocolError       Code = "ProtocolError"
 	GroupMemberAlone    Code = "GroupMemberAlone"
 	CommitNotProven     Code = "CommitNotProven"
+	StaleEpoch          Code = "StaleEpoch"
+	StreamReplaced      Code = "StreamReplaced"
+	IncompatibleVersion Code = "IncompatibleVersion"
 )
 
 // registry is filled once, here, and never written again.
@@ -91,6 +94,9 @@ var registry = map[Code]Problem{
 	ProtocolError:       {Kind: Internal, Title: "The peer broke the protocol", PossibleCauses: []string{"Versions that do not fit", "A damaged connection"}, RecommendedAction: "Check both ends' versions with 'rebound version'."},
 	GroupMemberAlone:    {Kind: Conflict, Title: "A member of a replication group cannot be failed over alone", RecommendedAction: "Run the operation on the group."},
 	CommitNotProven:     {Kind: Conflict, Title: "Commit refused: the surviving machine is not proven to run", RecommendedAction: "Check that the machine has booted and the other one is off, then commit again."},
+	StaleEpoch:          {Kind: Conflict, Title: "A newer sequencer has taken over the group's stream", PossibleCauses: []string{"The capture was restarted while the old one still ran"}, RecommendedAction: "Nothing by hand: the older capture ends, the newer one carries on."},
+	StreamReplaced:      {Kind: Conflict, Title: "A newer connection has taken over the group's stream", PossibleCauses: []string{"The capture was restarted while the old one still ran"}, RecommendedAction: "Nothing by hand: the newer connection carries on."},
+	IncompatibleVersion: {Kind: Conflict, Title: "The two ends share no version of the protocol", PossibleCauses: []string{"One gateway is much older than the other"}, RecommendedAction: "Compare 'rebound version' at both ends and upgrade the older one."},
 }
 
 // All returns every registered problem, sorted by code.

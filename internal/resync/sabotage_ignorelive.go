@@ -1,0 +1,5 @@
+//go:build sabotage_ignorelive
+
+package resync
+
+const sabotageIgnoreLive = true
