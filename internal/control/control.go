@@ -396,7 +396,9 @@ type GroupReport struct {
 	ConfirmedTime time.Time   `json:"confirmedTime"`
 	Durable       dr.Position `json:"durable"`
 	Points        int         `json:"points"`
-	JournalBytes  int64       `json:"journalBytes"`
+	// NewestPointTime is the source's clock at the newest valid point.
+	NewestPointTime time.Time `json:"newestPointTime,omitzero"`
+	JournalBytes    int64     `json:"journalBytes"`
 	// Of the source.
 	Counters Counters `json:"counters"`
 	// Problem is why the group is not streaming, as text for people.
@@ -432,6 +434,9 @@ type Desired struct {
 	// whether this site is active. A gateway that finds itself the source
 	// of a group with a newer generation fences itself.
 	Groups []DesiredGroup `json:"groups"`
+	// SendAll asks for all machines in the next report: the vault has just
+	// started and remembers none.
+	SendAll bool `json:"sendAll,omitempty"`
 }
 
 // DesiredGroup is the vault's word on one group.
