@@ -1,0 +1,5 @@
+//go:build sabotage_ackearly
+
+package capture
+
+const sabotageAckEarly = true

@@ -1,0 +1,5 @@
+//go:build sabotage_confirmlate
+
+package capture
+
+const sabotageConfirmLate = true
