@@ -9,6 +9,8 @@ import (
 
 // Sizes of the parts of a segment file, in bytes.
 const (
+	controlHeaderSize = 16
+
 	FileHeaderSize = 64
 	TrailerSize    = 64
 	// IndexPageSize is the unit in which a sealed segment's index is
@@ -68,6 +70,10 @@ type Trailer struct {
 	Records     uint64 // in the index
 	Last        dr.Seq // of the last frame
 	Frames      uint32
+	// ControlsSize and ControlsSum are length and checksum of the list of
+	// control entries, which lies between index and trailer.
+	ControlsSize uint32
+	ControlsSum  uint32
 }
 
 // MarshalBinary encodes t into TrailerSize bytes.
@@ -79,6 +85,8 @@ func (t Trailer) MarshalBinary() ([]byte, error) {
 	le.PutUint64(b[16:], t.Records)
 	le.PutUint64(b[24:], uint64(t.Last))
 	le.PutUint32(b[32:], t.Frames)
+	le.PutUint32(b[36:], t.ControlsSize)
+	le.PutUint32(b[40:], t.ControlsSum)
 	le.PutUint32(b[60:], Checksum(b[:60]))
 	return b, nil
 }
@@ -92,6 +100,7 @@ func (t *Trailer) UnmarshalBinary(b []byte) error {
 	*t = Trailer{
 		IndexOffset: int64(le.Uint64(b[8:])), Records: le.Uint64(b[16:]),
 		Last: dr.Seq(le.Uint64(b[24:])), Frames: le.Uint32(b[32:]),
+		ControlsSize: le.Uint32(b[36:]), ControlsSum: le.Uint32(b[40:]),
 	}
 	if t.IndexOffset < FileHeaderSize || t.Records > 1<<32 {
 		return fmt.Errorf("%w: sizes in segment trailer", ErrDamaged)
@@ -208,4 +217,41 @@ func readRecord(b []byte) Record {
 		Offset: int64(le.Uint64(b[8:])), Length: int64(le.Uint64(b[16:])),
 		Seq: dr.Seq(le.Uint64(b[24:])), Frame: le.Uint64(b[32:]),
 	}
+}
+
+// Control is a marker, beacon, break, definition or end of a synchronisation,
+// as repeated behind the index of a sealed segment.
+type Control struct {
+	Seq  dr.Seq
+	Kind Kind
+	Data []byte
+}
+
+// AppendControl appends c to a list of control entries.
+func AppendControl(dst []byte, c Control) []byte {
+	dst = binary.LittleEndian.AppendUint64(dst, uint64(c.Seq))
+	dst = append(dst, byte(c.Kind), 0, 0, 0)
+	dst = binary.LittleEndian.AppendUint32(dst, uint32(len(c.Data)))
+	return append(dst, c.Data...)
+}
+
+// ParseControls reads a list whose checksum was found right. The data refers
+// to buf.
+func ParseControls(buf []byte) ([]Control, error) {
+	var list []Control
+	le := binary.LittleEndian
+	for len(buf) > 0 {
+		if len(buf) < controlHeaderSize {
+			return nil, fmt.Errorf("decode controls: %w: %d bytes", ErrShort, len(buf))
+		}
+		c := Control{Seq: dr.Seq(le.Uint64(buf)), Kind: Kind(buf[8])}
+		n := int(le.Uint32(buf[12:]))
+		buf = buf[controlHeaderSize:]
+		if c.Kind < KindMarker || c.Kind > KindSyncEnd || n > len(buf) {
+			return nil, fmt.Errorf("decode controls: %w: %v of %d bytes", ErrDamaged, c.Kind, n)
+		}
+		c.Data, buf = buf[:n:n], buf[n:]
+		list = append(list, c)
+	}
+	return list, nil
 }

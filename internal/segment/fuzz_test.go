@@ -83,6 +83,15 @@ func FuzzFileParts(f *testing.F) {
 		var tr Trailer
 		_ = h.UnmarshalBinary(b)
 		_ = tr.UnmarshalBinary(b)
+		if cs, err := ParseControls(b); err == nil {
+			var again []byte
+			for _, c := range cs {
+				again = AppendControl(again, c)
+			}
+			if len(again) != len(b) {
+				t.Fatalf("controls of %d bytes encode to %d", len(b), len(again))
+			}
+		}
 		if len(b) == IndexPageSize {
 			b = bytes.Clone(b)
 			binary.LittleEndian.PutUint32(b, Checksum(b[4:]))

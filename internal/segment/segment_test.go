@@ -240,7 +240,7 @@ func TestFileParts(t *testing.T) {
 	if err := h2.UnmarshalBinary(b); err != nil || h2 != h {
 		t.Errorf("header %+v, %v", h2, err)
 	}
-	tr := Trailer{IndexOffset: 4096, Records: 205, Last: 99, Frames: 3}
+	tr := Trailer{IndexOffset: 4096, Records: 205, Last: 99, Frames: 3, ControlsSize: 5, ControlsSum: 6}
 	c, _ := tr.MarshalBinary()
 	var tr2 Trailer
 	if err := tr2.UnmarshalBinary(c); err != nil || tr2 != tr {
@@ -279,6 +279,23 @@ func TestIndexPages(t *testing.T) {
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Error("index differs")
+	}
+}
+
+func TestControls(t *testing.T) {
+	want := []Control{{1, KindMarker, []byte("m")}, {9, KindBreak, []byte{}}}
+	var buf []byte
+	for _, c := range want {
+		buf = AppendControl(buf, c)
+	}
+	got, err := ParseControls(buf)
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, %v", got, err)
+	}
+	for i := range len(buf) {
+		if got, err := ParseControls(buf[:i]); err == nil && i != 0 && i != 17 {
+			t.Errorf("cut at %d: %v", i, got)
+		}
 	}
 }
 
