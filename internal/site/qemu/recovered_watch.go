@@ -1,0 +1,119 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"rebound/internal/dr"
+	"rebound/internal/qmp"
+)
+
+// resumeRetry is the time between attempts to let a machine go on that QEMU
+// paused because of an error of its view or overlay.
+const resumeRetry = time.Second
+
+// watchAll takes up the watch over all machines that run on views.
+func (d *Driver) watchAll() error {
+	names, err := d.names()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		rec, err := d.at(name).record()
+		if err != nil {
+			d.log.Warn("machine left unwatched", "machine", name, "error", err)
+			continue
+		}
+		if rec.Recovered != nil {
+			d.watch(name)
+		}
+	}
+	return nil
+}
+
+// watch keeps a machine on views going until its QEMU ends.
+func (d *Driver) watch(name dr.MachineName) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed || d.watched[name] {
+		return
+	}
+	d.watched[name] = true
+	d.wg.Go(func() {
+		defer func() {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			delete(d.watched, name)
+		}()
+		d.keepGoing(d.ctx, d.at(name))
+	})
+}
+
+// keepGoing resumes the machine whenever an I/O error stopped it. While the
+// view's server is away for less than viewReconnect, reads just wait and there
+// is nothing to do; after that, or when the overlay's volume is full, QEMU
+// pauses the machine.
+func (d *Driver) keepGoing(ctx context.Context, m *machine) {
+	for ctx.Err() == nil {
+		rec, err := m.record()
+		if err != nil || rec.Recovered == nil {
+			return
+		}
+		p, err := m.process()
+		if err != nil || p == nil {
+			return
+		}
+		p.close()
+		if err := d.watchOnce(ctx, m, rec); err != nil && ctx.Err() == nil {
+			d.log.Debug("watch of machine interrupted", "machine", m.name, "error", err)
+			wait(ctx, resumeRetry)
+		}
+	}
+}
+
+// watchOnce watches through one connection.
+func (d *Driver) watchOnce(ctx context.Context, m *machine, rec *record) error {
+	mon, err := m.monitor(rec)
+	if err != nil {
+		return err
+	}
+	dial, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	client, err := mon.Client(dial)
+	if err != nil {
+		return err
+	}
+	events := client.Subscribe("STOP", "RESUME")
+	defer events.Close()
+	for {
+		status, err := m.status(ctx, rec)
+		if err != nil {
+			return err
+		}
+		next := ctx
+		cancel := func() {}
+		if status == "io-error" {
+			d.log.Warn("machine was paused by an I/O error; letting it go on", "machine", m.name)
+			if err := client.Run(ctx, "cont", nil, nil); err != nil && !qmp.Refused(err) {
+				return err
+			}
+			next, cancel = context.WithTimeout(ctx, resumeRetry)
+		}
+		_, err = events.Next(next)
+		cancel()
+		if err != nil && !(ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded)) {
+			return err
+		}
+	}
+}
+
+// wait returns after a time, or when ctx ends.
+func wait(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
