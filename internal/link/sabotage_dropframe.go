@@ -1,0 +1,5 @@
+//go:build sabotage_dropframe
+
+package link
+
+const sabotageDropFrame = true

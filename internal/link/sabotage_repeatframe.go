@@ -1,0 +1,5 @@
+//go:build sabotage_repeatframe
+
+package link
+
+const sabotageRepeatFrame = true

@@ -1,0 +1,5 @@
+//go:build !sabotage_swapframe
+
+package link
+
+const sabotageSwapFrame = false
