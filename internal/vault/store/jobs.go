@@ -1,0 +1,151 @@
+package store
+
+import (
+	"crypto/sha256"
+	"time"
+
+	"rebound/internal/dr"
+	"rebound/internal/vault/rest"
+)
+
+// Job is one operation; its tasks are rows of their own. Spec is what a
+// protect needs to know, Request what the person asked.
+type Job struct {
+	rest.Job
+	Protect *rest.ProtectRequest `json:"protect,omitempty"`
+	// Facts of the start that decide which tasks a job has: they must not
+	// change when the group does.
+	Direction dr.Direction `json:"direction,omitempty"`
+	FromState string       `json:"fromState,omitempty"`
+}
+
+// InsertJob adds a job.
+func (t *Tx) InsertJob(j Job) error {
+	j.Tasks = nil
+	doc, err := docOf(j)
+	if err != nil {
+		return err
+	}
+	_, err = t.exec("INSERT INTO jobs(id, grp, ended, created, doc) VALUES(?, ?, 0, ?, ?)", j.ID, j.Group, stamp(j.Created), doc)
+	return err
+}
+
+// PutJob replaces a job; its tasks are left alone.
+func (t *Tx) PutJob(j Job) error {
+	j.Tasks = nil
+	doc, err := docOf(j)
+	if err != nil {
+		return err
+	}
+	ended := 0
+	if j.State.Ended() {
+		ended = 1
+	}
+	return t.must1(t.exec("UPDATE jobs SET ended = ?, doc = ? WHERE id = ?", ended, doc, j.ID))
+}
+
+// Job reads a job with its tasks.
+func (t *Tx) Job(id dr.JobID) (Job, error) {
+	j, err := readDoc[Job](t, "SELECT doc FROM jobs WHERE id = ?", id)
+	if err != nil {
+		return j, err
+	}
+	j.Tasks, err = readDocs[rest.Task](t, "SELECT doc FROM tasks WHERE job = ? ORDER BY seq", id)
+	return j, err
+}
+
+// Jobs lists jobs, newest first, of one group when it is not empty.
+func (t *Tx) Jobs(group dr.GroupID, limit int) ([]Job, error) {
+	jobs, err := readDocs[Job](t, "SELECT doc FROM jobs WHERE ? = '' OR grp = ? ORDER BY created DESC LIMIT ?", group, group, limit)
+	if err != nil {
+		return nil, err
+	}
+	for i := range jobs {
+		jobs[i].Tasks, err = readDocs[rest.Task](t, "SELECT doc FROM tasks WHERE job = ? ORDER BY seq", jobs[i].ID)
+		if err != nil {
+			return nil, err
+		}
+	}
+	return jobs, nil
+}
+
+// OpenJobs lists the jobs that have not ended, oldest first, without tasks.
+func (t *Tx) OpenJobs() ([]Job, error) {
+	return readDocs[Job](t, "SELECT doc FROM jobs WHERE ended = 0 ORDER BY created")
+}
+
+// PutTask adds or replaces a task; seq orders tasks within the job.
+func (t *Tx) PutTask(job dr.JobID, seq int, task rest.Task) error {
+	doc, err := docOf(task)
+	if err != nil {
+		return err
+	}
+	_, err = t.exec("INSERT INTO tasks(job, seq, name, doc) VALUES(?, ?, ?, ?) ON CONFLICT(job, name) DO UPDATE SET doc = excluded.doc, seq = excluded.seq", job, seq, task.Name, doc)
+	return err
+}
+
+// Task reads one task.
+func (t *Tx) Task(job dr.JobID, name string) (rest.Task, error) {
+	return readDoc[rest.Task](t, "SELECT doc FROM tasks WHERE job = ? AND name = ?", job, name)
+}
+
+// InsertEvent adds an event.
+func (t *Tx) InsertEvent(e rest.Event) error {
+	doc, err := docOf(e)
+	if err != nil {
+		return err
+	}
+	_, err = t.exec("INSERT INTO events(time, doc) VALUES(?, ?)", stamp(e.Time), doc)
+	return err
+}
+
+// Events lists events after a sequence number, oldest first.
+func (t *Tx) Events(after int64, limit int) ([]rest.Event, error) {
+	return readDocs[rest.Event](t, "SELECT json_set(doc, '$.seq', seq) FROM events WHERE seq > ? ORDER BY seq LIMIT ?", after, limit)
+}
+
+// InsertToken adds a token; only the hash of its secret is kept.
+func (t *Tx) InsertToken(tok rest.Token, secret string) error {
+	doc, err := docOf(tok)
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256([]byte(secret))
+	_, err = t.exec("INSERT INTO tokens(id, hash, doc) VALUES(?, ?, ?)", tok.ID, sum[:], doc)
+	return err
+}
+
+// TokenOf finds the token of a secret that has not expired.
+func (t *Tx) TokenOf(secret string, now time.Time) (rest.Token, error) {
+	sum := sha256.Sum256([]byte(secret))
+	tok, err := readDoc[rest.Token](t, "SELECT doc FROM tokens WHERE hash = ?", sum[:])
+	if err == nil && !tok.Expires.IsZero() && tok.Expires.Before(now) {
+		return rest.Token{}, ErrNotFound
+	}
+	return tok, err
+}
+
+// Tokens lists tokens.
+func (t *Tx) Tokens() ([]rest.Token, error) {
+	return readDocs[rest.Token](t, "SELECT doc FROM tokens ORDER BY id")
+}
+
+// DeleteToken ends a token.
+func (t *Tx) DeleteToken(id string) error {
+	return t.must1(t.exec("DELETE FROM tokens WHERE id = ?", id))
+}
+
+// InsertAudit adds a row to the audit log.
+func (t *Tx) InsertAudit(a rest.AuditRow) error {
+	doc, err := docOf(a)
+	if err != nil {
+		return err
+	}
+	_, err = t.exec("INSERT INTO audit(doc) VALUES(?)", doc)
+	return err
+}
+
+// Audit lists the audit log after a sequence number, oldest first.
+func (t *Tx) Audit(after int64, limit int) ([]rest.AuditRow, error) {
+	return readDocs[rest.AuditRow](t, "SELECT json_set(doc, '$.seq', seq) FROM audit WHERE seq > ? ORDER BY seq LIMIT ?", after, limit)
+}
