@@ -3,10 +3,14 @@ package nbd
 import (
 	"context"
 	"crypto/tls"
+	"fmt"
 	"net"
+	"slices"
+	"sync"
 	"time"
 
 	"rebound/internal/block"
+	"rebound/internal/extent"
 )
 
 // Options configure a Client. The zero value connects to the default export
@@ -18,7 +22,7 @@ type Options struct {
 	TLS     *tls.Config
 	TLSMode TLSMode
 	// MetaContexts to negotiate. Nil means ContextAllocation; those that the
-	// server does not have are left out (see Info.Contexts).
+	// server does not have are left out (see ExportInfo.Contexts).
 	MetaContexts []string
 	// MaxRequests bounds requests in flight. Default 64, at most 1024.
 	MaxRequests int
@@ -28,8 +32,39 @@ type Options struct {
 	MaxChunk int
 	// HandshakeTimeout bounds dialling and negotiation. Default 10 s.
 	HandshakeTimeout time.Duration
-	// NoStructuredReply does not ask for structured replies (for tests).
+	// CancelGrace is how long a cancelled call waits for the half of its data
+	// that is on the wire before it breaks the connection. Default 1 s.
+	CancelGrace time.Duration
+	// NoStructuredReply does not ask for structured replies: an old client.
 	NoStructuredReply bool
+	// NoGo chooses the export by EXPORT_NAME: a very old client.
+	NoGo bool
+}
+
+func (o *Options) defaults() error {
+	if o.TLS != nil && o.TLSMode == TLSOff {
+		o.TLSMode = TLSRequire
+	}
+	if o.TLSMode != TLSOff && o.TLS == nil {
+		return fmt.Errorf("nbd: TLS mode without a TLS configuration")
+	}
+	if len(o.Export) > MaxString || len(o.MetaContexts) > maxContexts {
+		return fmt.Errorf("nbd: export name over %d bytes or more than %d contexts", MaxString, maxContexts)
+	}
+	if o.MetaContexts == nil {
+		o.MetaContexts = []string{ContextAllocation}
+	}
+	if o.MaxRequests <= 0 {
+		o.MaxRequests = 64
+	}
+	o.MaxRequests = min(o.MaxRequests, maxSlots)
+	if o.HandshakeTimeout <= 0 {
+		o.HandshakeTimeout = 10 * time.Second
+	}
+	if o.CancelGrace <= 0 {
+		o.CancelGrace = time.Second
+	}
+	return nil
 }
 
 // ExportInfo is what a server says about an export.
@@ -50,8 +85,74 @@ type Status struct {
 	Flags  uint32
 }
 
-// Client is one connection to an export.
-type Client struct{}
+const (
+	maxSlots  = 1 << 10 // the low bits of a cookie name the slot
+	slotMask  = maxSlots - 1
+	slotShift = 10
+)
+
+// Client is one connection to an export. All methods may be called
+// concurrently. Once the connection has ended every call fails with the reason.
+type Client struct {
+	opts     Options
+	info     ExportInfo
+	contexts map[uint32]string
+	maxChunk int64
+	nc       net.Conn
+	t        transport
+	in       *input
+
+	slots []*slot
+	free  chan *slot
+	// edges serialises writes that share a minimum block with bytes that they
+	// do not write (held exclusively) against all others.
+	edges sync.RWMutex
+
+	lost   chan struct{} // closed once err is set
+	exited chan struct{} // closed when the reader has returned
+
+	mu       sync.Mutex
+	err      error
+	queue    []*slot // requests not yet taken by the writer
+	writing  bool
+	reading  bool
+	leaving  bool // the server is shutting down
+	inFlight int
+
+	// Scratch of the one who writes.
+	batch []*slot
+	vec   vector
+}
+
+// slot is the place of one request in flight. Its fields are guarded by
+// Client.mu, but for data while filling or sending is set.
+type slot struct {
+	cookie uint64
+	op     Op
+	off    int64
+	length int64
+	data   []byte // payload of a WRITE, destination of a READ
+	head   [requestSize]byte
+	// done gets true when the request was completed and false when its caller
+	// is let go before that. Capacity 1.
+	done chan bool
+
+	active    bool // a reply is expected
+	queued    bool
+	sending   bool
+	filling   bool
+	replied   bool // the reply came while sending
+	leave     bool // the caller waits to leave
+	abandoned bool // the caller has left
+	err       error
+	cover     extent.Set // what a READ's reply has brought
+	statuses  []contextStatus
+}
+
+type contextStatus struct {
+	id   uint32
+	runs []Status
+}
 
 var (
 	_ block.Device = (*Client)(nil)
@@ -59,63 +160,186 @@ var (
 	_ block.Zeroer = (*Client)(nil)
 )
 
-// Dial connects to an export. network is "unix" or "tcp".
+// Dial connects to an export. network is "unix" or "tcp". Where o.TLS names no
+// server, the host of addr is verified.
 func Dial(ctx context.Context, network, addr string, o Options) (*Client, error) {
-	return nil, ErrClosed
+	if err := o.defaults(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, o.HandshakeTimeout)
+	defer cancel()
+	nc, err := dial(ctx, network, addr, &o)
+	if err != nil {
+		return nil, err
+	}
+	return NewClient(ctx, nc, o)
 }
 
-// NewClient negotiates on a connection, which it then owns.
-func NewClient(ctx context.Context, nc net.Conn, o Options) (*Client, error) { return nil, ErrClosed }
+func dial(ctx context.Context, network, addr string, o *Options) (net.Conn, error) {
+	var d net.Dialer
+	nc, err := d.DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, fmt.Errorf("dial nbd server: %w", err)
+	}
+	if o.TLS != nil && o.TLS.ServerName == "" {
+		if host, _, err := net.SplitHostPort(addr); err == nil {
+			o.TLS = o.TLS.Clone()
+			o.TLS.ServerName = host
+		}
+	}
+	return nc, nil
+}
 
-// List returns the exports that a server offers, without sizes.
+// NewClient negotiates on a connection, which it then owns; it is closed on
+// failure too.
+func NewClient(ctx context.Context, nc net.Conn, o Options) (*Client, error) {
+	if err := o.defaults(); err != nil {
+		nc.Close()
+		return nil, err
+	}
+	h, err := newHandshake(ctx, nc, o)
+	if err != nil {
+		nc.Close()
+		return nil, err
+	}
+	defer h.end()
+	if err := h.open(); err != nil {
+		nc.Close()
+		return nil, fmt.Errorf("negotiate export %q: %w", o.Export, h.reason(err))
+	}
+	if !h.end() {
+		nc.Close()
+		return nil, fmt.Errorf("negotiate export %q: %w", o.Export, ctx.Err())
+	}
+	return h.client(), nil
+}
+
+// List returns the exports that a server offers: names and descriptions.
 func List(ctx context.Context, network, addr string, o Options) ([]ExportInfo, error) {
-	return nil, ErrClosed
+	if err := o.defaults(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, o.HandshakeTimeout)
+	defer cancel()
+	nc, err := dial(ctx, network, addr, &o)
+	if err != nil {
+		return nil, err
+	}
+	defer nc.Close()
+	h, err := newHandshake(ctx, nc, o)
+	if err != nil {
+		return nil, err
+	}
+	defer h.end()
+	list, err := h.list()
+	if err != nil {
+		return nil, fmt.Errorf("list exports: %w", h.reason(err))
+	}
+	return list, nil
+}
+
+// client starts the transmission phase.
+func (h *handshake) client() *Client {
+	c := &Client{
+		opts: h.o, info: h.info, contexts: h.contexts, nc: h.nc, t: h.t, in: h.in,
+		free: make(chan *slot, h.o.MaxRequests),
+		lost: make(chan struct{}), exited: make(chan struct{}), reading: true,
+	}
+	bs := c.info.BlockSize
+	c.info.Size -= c.info.Size % int64(bs.Min)
+	c.maxChunk = 1 << 20
+	if c.opts.MaxChunk > 0 {
+		c.maxChunk = int64(c.opts.MaxChunk)
+	}
+	c.maxChunk = min(c.maxChunk, int64(bs.Max), MaxPayload)
+	c.maxChunk = max(c.maxChunk-c.maxChunk%int64(bs.Min), int64(bs.Min))
+	for i := range c.opts.MaxRequests {
+		s := &slot{cookie: uint64(i), done: make(chan bool, 1)}
+		c.slots = append(c.slots, s)
+		c.free <- s
+	}
+	go c.readReplies()
+	return c
 }
 
 // Info returns what was negotiated.
-func (c *Client) Info() ExportInfo { return ExportInfo{} }
+func (c *Client) Info() ExportInfo {
+	i := c.info
+	i.Contexts = slices.Clone(i.Contexts)
+	return i
+}
 
 // Size returns the export's size in bytes.
-func (c *Client) Size() int64 { return 0 }
+func (c *Client) Size() int64 { return c.info.Size }
 
 // Lost is closed when the connection has ended, for whatever reason.
-func (c *Client) Lost() <-chan struct{} { return nil }
+func (c *Client) Lost() <-chan struct{} { return c.lost }
 
 // Err returns why the connection ended, or nil.
-func (c *Client) Err() error { return nil }
-
-// ReadAt implements block.Device.
-func (c *Client) ReadAt(ctx context.Context, p []byte, off int64) error { return ErrClosed }
-
-// WriteAt implements block.Device.
-func (c *Client) WriteAt(ctx context.Context, p []byte, off int64) error { return ErrClosed }
-
-// WriteZeroes implements block.Device.
-func (c *Client) WriteZeroes(ctx context.Context, off, length int64) error { return ErrClosed }
-
-// WriteZeroesMode implements block.Zeroer.
-func (c *Client) WriteZeroesMode(ctx context.Context, off, length int64, mode block.ZeroMode) error {
-	return ErrClosed
-}
-
-// Trim implements block.Device; it does nothing where the server cannot.
-func (c *Client) Trim(ctx context.Context, off, length int64) error { return ErrClosed }
-
-// Flush implements block.Device.
-func (c *Client) Flush(ctx context.Context) error { return ErrClosed }
-
-// Extents implements block.Mapper by base:allocation; without that context
-// everything is data.
-func (c *Client) Extents(ctx context.Context, off, length int64) ([]block.Extent, error) {
-	return nil, ErrClosed
-}
-
-// BlockStatus asks for the state of a range in a negotiated context. It returns
-// at least one run, in order from off; it may cover less than asked.
-func (c *Client) BlockStatus(ctx context.Context, metaContext string, off, length int64) ([]Status, error) {
-	return nil, ErrClosed
+func (c *Client) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
 }
 
 // Close says goodbye to the server and closes the connection; requests in
 // flight fail with ErrClosed.
-func (c *Client) Close() error { return nil }
+func (c *Client) Close() error {
+	c.mu.Lock()
+	if c.setErrLocked(ErrClosed) && !c.writing {
+		c.writing = true
+		c.mu.Unlock()
+		c.goodbye()
+		c.mu.Lock()
+		c.writing = false
+	}
+	c.t.cut()
+	c.failAllLocked()
+	c.mu.Unlock()
+	<-c.exited
+	return nil
+}
+
+// goodbye sends NBD_CMD_DISC and ends a TLS session, if the server still reads.
+func (c *Client) goodbye() {
+	//nolint:errcheck // the connection is ending either way
+	c.nc.SetWriteDeadline(time.Now().Add(time.Second))
+	if c.t.write(vector{}.add(appendRequest(nil, reqHeader{op: opDisc}))) == nil {
+		c.t.close()
+	}
+}
+
+// setErrLocked ends the connection for new requests; the first reason stays.
+func (c *Client) setErrLocked(err error) bool {
+	if c.err != nil {
+		return false
+	}
+	c.err = err
+	close(c.lost)
+	return true
+}
+
+// fail breaks the connection.
+func (c *Client) fail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.setErrLocked(err)
+	c.t.cut()
+	c.failAllLocked()
+}
+
+// failAllLocked completes every request once nobody touches their data any
+// more: the reader has returned and nothing is being written.
+func (c *Client) failAllLocked() {
+	if c.err == nil || c.reading || c.writing {
+		return
+	}
+	c.queue = nil
+	for _, s := range c.slots {
+		if s.active {
+			s.queued, s.sending, s.filling = false, false, false
+			s.err = c.err
+			c.completeLocked(s)
+		}
+	}
+}
