@@ -77,6 +77,11 @@ func (q *sequencer) position() dr.Position {
 
 // control appends an entry that is no guest's write.
 func (q *sequencer) control(kind segment.Kind, payload encoding.BinaryMarshaler) (dr.Position, error) {
+	return q.controlIn(0, kind, payload)
+}
+
+// controlIn is control, refused unless epoch is open; 0 stands for any.
+func (q *sequencer) controlIn(epoch dr.Epoch, kind segment.Kind, payload encoding.BinaryMarshaler) (dr.Position, error) {
 	data, err := payload.MarshalBinary()
 	if err != nil {
 		return dr.Position{}, fmt.Errorf("encode %s: %w", kind, err)
@@ -86,7 +91,7 @@ func (q *sequencer) control(kind segment.Kind, payload encoding.BinaryMarshaler)
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.state != StateOpen {
+	if q.state != StateOpen || (epoch != 0 && epoch != q.epoch) {
 		return dr.Position{}, errNotOpen
 	}
 	if q.full(1) {
