@@ -75,8 +75,8 @@ type Event struct {
 	// Uptime is seconds since the guest's kernel started.
 	Uptime float64       `json:"uptime"`
 	State  *ledger.State `json:"state,omitempty"`
-	// Newest is the newest durable record of "first", "progress",
-	// "stopping" and "stopped".
+	// Newest is the newest durable record of "state", "first", "progress"
+	// and "stopping".
 	Newest *ledger.Ref `json:"newest,omitempty"`
 	Reach  *Reach      `json:"reach,omitempty"`
 	Detail string      `json:"detail,omitempty"`
