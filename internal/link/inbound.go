@@ -5,8 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"rebound/internal/dr"
@@ -38,6 +38,8 @@ type inbound struct {
 	kick chan struct{} // one token: there is something to acknowledge
 	pong chan uint64
 	bye  chan struct{} // closed when the source said that nothing follows
+
+	finished atomic.Bool // after a bye, all was acknowledged
 
 	mu       sync.Mutex
 	appended dr.Seq
@@ -97,21 +99,25 @@ func (in *inbound) run(ctx context.Context, w *Welcome) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { in.writeLoop(ctx) })
 	err := in.readLoop(ctx)
-	if errors.Is(err, io.EOF) && !errors.Is(err, errPeerGone) {
-		wg.Wait() // the writer ends by itself when all is durable
-		err = nil
-	}
 	cancel()
+	in.c.sock.stop()
 	wg.Wait()
+	if in.finished.Load() {
+		return nil
+	}
 	return err
 }
 
-// readLoop takes frames until the connection ends; io.EOF is the peer's bye.
+// readLoop takes frames until the connection ends.
 func (in *inbound) readLoop(ctx context.Context) error {
+	ended := false
 	for {
 		typ, payload, err := in.c.read()
 		if err != nil {
 			return peerGone(err)
+		}
+		if ended && (typ == msgFrame || typ == msgBye) {
+			return problem.New(problem.ProtocolError, "message of type %d after a bye", typ)
 		}
 		switch typ {
 		case msgFrame:
@@ -131,7 +137,7 @@ func (in *inbound) readLoop(ctx context.Context) error {
 			}
 		case msgBye:
 			close(in.bye)
-			return io.EOF
+			ended = true
 		default:
 			return problem.New(problem.ProtocolError, "message of type %d in a stream", typ)
 		}
@@ -241,6 +247,7 @@ func (in *inbound) writeLoop(ctx context.Context) {
 		}
 		if err == nil && ending && all {
 			err = in.c.write(msgBye, nil)
+			in.finished.Store(err == nil)
 			in.c.sock.stop()
 			return
 		}
@@ -328,9 +335,10 @@ func (m *headMark) wait(ctx context.Context, epoch dr.Epoch, seq dr.Seq, timeout
 	var timer *time.Timer
 	for {
 		m.mu.Lock()
-		if seq == 0 || m.epoch > epoch || (m.epoch == epoch && m.seq >= seq) {
+		shown := seq == 0 || (m.epoch == epoch && m.seq >= seq)
+		if shown || m.epoch > epoch {
 			m.mu.Unlock()
-			return true
+			return shown
 		}
 		m.waiting++
 		changed := m.changed

@@ -97,7 +97,7 @@ type Server struct {
 type group struct {
 	fence  dr.Generation // nothing older is taken
 	stream *lease        // the newest one; the older ones are ending
-	asks   []*lease      // compare connections
+	leases []*lease      // all, compare connections and ending ones too
 	head   headMark
 }
 
@@ -185,13 +185,17 @@ func (s *Server) ServeConn(ctx context.Context, raw net.Conn) {
 	defer release()
 	c := newConn(sock, t)
 	err := s.serveHello(ctx, cancel, c, Peer{State: t.ConnectionState(), Remote: raw.RemoteAddr()})
+	if err == nil {
+		c.linger(time.Second)
+		return
+	}
 	if cause := context.Cause(ctx); cause != nil {
 		if _, ok := errors.AsType[*problem.Problem](cause); !ok {
 			cause = problem.Wrap(cause, problem.GatewayUnreachable, "the standby's gateway is stopping")
 		}
 		err = cause
 	}
-	if err != nil && worthSaying(err) {
+	if worthSaying(err) {
 		s.refusal(raw, err)
 		_ = sock.SetWriteDeadline(time.Now().Add(time.Second))
 		c.refuse(err)
@@ -251,10 +255,10 @@ func (s *Server) serveHello(ctx context.Context, cancel context.CancelCauseFunc,
 	l := &lease{gen: hello.Generation, cancel: cancel, done: make(chan struct{})}
 	defer close(l.done)
 	l.info = StreamInfo{Group: hello.Group, Generation: hello.Generation, Remote: peer.Remote.String(), Since: s.cfg.Now()}
+	defer s.yield(hello, l)
 	if err := s.claim(ctx, hello, l); err != nil {
 		return err
 	}
-	defer s.yield(hello, l)
 	if hello.Purpose == PurposeCompare {
 		return s.serveCompare(ctx, c, peer, hello)
 	}
@@ -280,19 +284,14 @@ func (s *Server) checkHello(h *Hello) error {
 // group's streams end in the order in which they were claimed.
 func (s *Server) claim(ctx context.Context, h *Hello, l *lease) error {
 	s.mu.Lock()
-	g := s.groups[h.Group]
-	if g == nil {
-		g = &group{}
-		g.head.init()
-		s.groups[h.Group] = g
-	}
+	g := s.group(h.Group)
 	if l.gen < g.fence {
 		fence := g.fence
 		s.mu.Unlock()
 		return staleGeneration(h.Group, l.gen, fence)
 	}
+	g.leases = append(g.leases, l)
 	if h.Purpose == PurposeCompare {
-		g.asks = append(g.asks, l)
 		s.mu.Unlock()
 		return nil
 	}
@@ -306,14 +305,25 @@ func (s *Server) claim(ctx context.Context, h *Hello, l *lease) error {
 	return context.Cause(ctx)
 }
 
+// group returns the group's record; the caller holds mu.
+func (s *Server) group(id dr.GroupID) *group {
+	g := s.groups[id]
+	if g == nil {
+		g = &group{}
+		g.head.init()
+		s.groups[id] = g
+	}
+	return g
+}
+
 func (s *Server) yield(h *Hello, l *lease) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	g := s.groups[h.Group]
+	g := s.group(h.Group)
 	if g.stream == l {
 		g.stream = nil
 	}
-	g.asks = slices.DeleteFunc(g.asks, func(x *lease) bool { return x == l })
+	g.leases = slices.DeleteFunc(g.leases, func(x *lease) bool { return x == l })
 }
 
 func staleGeneration(id dr.GroupID, have, want dr.Generation) error {
@@ -326,18 +336,10 @@ func staleGeneration(id dr.GroupID, have, want dr.Generation) error {
 // besides Admit. ctx bounds the wait only.
 func (s *Server) Fence(ctx context.Context, id dr.GroupID, gen dr.Generation) error {
 	s.mu.Lock()
-	g := s.groups[id]
-	if g == nil {
-		g = &group{}
-		g.head.init()
-		s.groups[id] = g
-	}
+	g := s.group(id)
 	g.fence = max(g.fence, gen)
 	var stale []*lease
-	if g.stream != nil && g.stream.gen < gen {
-		stale = append(stale, g.stream)
-	}
-	for _, l := range g.asks {
+	for _, l := range g.leases {
 		if l.gen < gen {
 			stale = append(stale, l)
 		}

@@ -138,8 +138,10 @@ func (s *socket) flush() error {
 	return err
 }
 
-// stop ends a read that waits, and all later ones. Writes go on.
+// stop ends a read that waits, and all later ones, and gives writes a second
+// more.
 func (s *socket) stop() {
 	s.stopped.Store(true)
 	_ = s.SetReadDeadline(time.Unix(1, 0))
+	_ = s.SetWriteDeadline(time.Now().Add(time.Second))
 }
