@@ -20,10 +20,6 @@ func overlayNode(id dr.DiskID) string { return string(id) + "-overlay" }
 func viewNode(id dr.DiskID) string    { return string(id) + "-view" }
 func commitNode(id dr.DiskID) string  { return string(id) + "-commit" }
 
-// viewReconnect is how long, in seconds, a view's server may be away before
-// reads fail (and the machine pauses).
-const viewReconnect = 3600
-
 // object is a JSON option of QEMU.
 type object = map[string]any
 
@@ -49,6 +45,8 @@ type launchDisk struct {
 	overlay string         // path; empty: none
 	view    *site.ViewDisk // nil: none
 	direct  bool           // the files take O_DIRECT
+	// reconnect is how long, in seconds, reads wait for the view's server.
+	reconnect int
 }
 
 // args is the command line of a machine. Sockets are named relative to the
@@ -151,7 +149,7 @@ func (d *launchDisk) nodes() []object {
 		list = append(list, rawBlockdev(d.spec, d.raw, d.direct))
 	}
 	if d.view != nil {
-		list = append(list, viewBlockdev(*d.view))
+		list = append(list, viewBlockdev(*d.view, d.reconnect))
 	}
 	if d.overlay != "" {
 		backing := rawNode(d.spec.ID)
@@ -184,11 +182,11 @@ func fileBlockdev(node, path string, direct, readOnly bool) object {
 	}
 }
 
-func viewBlockdev(v site.ViewDisk) object {
+func viewBlockdev(v site.ViewDisk, reconnect int) object {
 	return object{
 		"driver": "nbd", "node-name": viewNode(v.Disk), "read-only": true,
 		"server": object{"type": "unix", "path": v.Socket}, "export": v.Export,
-		"reconnect-delay": viewReconnect,
+		"reconnect-delay": reconnect,
 	}
 }
 

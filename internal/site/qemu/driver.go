@@ -44,6 +44,10 @@ type Config struct {
 	// ConvergeAfter is how long a commit may chase the guest's writes
 	// before they are throttled; 0 means 10 s.
 	ConvergeAfter time.Duration
+	// ViewReconnect is how long the reads of a machine on views wait for a
+	// view's server that is away, in whole seconds; after that QEMU pauses
+	// the machine. 0 means 1 h.
+	ViewReconnect time.Duration
 	Logger        *slog.Logger
 }
 
@@ -53,6 +57,7 @@ func (c Config) withDefaults() Config {
 	c.Binary = cmp.Or(c.Binary, "qemu-system-x86_64")
 	c.ImageTool = cmp.Or(c.ImageTool, "qemu-img")
 	c.ConvergeAfter = cmp.Or(c.ConvergeAfter, 10*time.Second)
+	c.ViewReconnect = cmp.Or(c.ViewReconnect, time.Hour)
 	if c.ProbeKernels == nil {
 		c.ProbeKernels = []string{"/boot/vmlinuz-*", "/vmlinuz"}
 	}
@@ -71,6 +76,11 @@ type Driver struct {
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+
+	// beforeCommit, when not nil, is asked before each command of a commit
+	// that changes something; an error of it ends the call there. Tests
+	// cut commits off with it.
+	beforeCommit func(command string) error
 
 	mu       sync.Mutex
 	closed   bool

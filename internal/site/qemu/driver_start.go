@@ -141,7 +141,7 @@ func (m *machine) launchDisks(rec *record) ([]launchDisk, error) {
 	for _, spec := range rec.present().Disks {
 		disk := launchDisk{spec: spec, raw: m.diskPath(rec, spec.ID)}
 		if r := rec.Recovered; r != nil {
-			disk = r.launchDisk(m, spec)
+			disk = r.launchDisk(m, rec, spec)
 		}
 		probe := disk.raw
 		if disk.overlay != "" {
@@ -151,6 +151,7 @@ func (m *machine) launchDisks(rec *record) ([]launchDisk, error) {
 			return nil, problem.Wrap(err, problem.UnknownDisk, "disk %s of machine %s has no file", spec.ID, m.name)
 		}
 		disk.direct = takesDirect(probe)
+		disk.reconnect = int(m.d.cfg.ViewReconnect.Seconds())
 		list = append(list, disk)
 	}
 	return list, nil

@@ -62,7 +62,10 @@ func (r *recovered) view(id dr.DiskID) *site.ViewDisk {
 }
 
 // launchDisk says what a disk stands on.
-func (r *recovered) launchDisk(m *machine, spec dr.DiskSpec) launchDisk {
+func (r *recovered) launchDisk(m *machine, rec *record, spec dr.DiskSpec) launchDisk {
+	if spec.ReadOnly {
+		return launchDisk{spec: spec, raw: m.diskPath(rec, spec.ID)} // not replicated: no view
+	}
 	disk := launchDisk{spec: spec, overlay: m.overlayPath(spec.ID)}
 	switch {
 	case r.Pivoted[spec.ID]:
@@ -112,13 +115,8 @@ func (d *Driver) StartRecovered(ctx context.Context, spec site.RecoveredSpec) (d
 	if err != nil {
 		return "", err
 	}
-	for _, disk := range spec.Definition.Disks {
-		if rec.Recovered.Bases != nil {
-			break // the commit has begun: overlays are there or no longer needed
-		}
-		if err := m.makeOverlay(ctx, disk); err != nil {
-			return "", err
-		}
+	if err := m.makeOverlays(ctx, rec); err != nil {
+		return "", err
 	}
 	if err := m.start(ctx, rec, false); err != nil {
 		return "", err
@@ -130,6 +128,7 @@ func validateRecovered(spec site.RecoveredSpec) error {
 	if err := validate(spec.Definition); err != nil {
 		return err
 	}
+	matched := 0
 	for _, disk := range spec.Definition.Disks {
 		n := 0
 		for _, v := range spec.Disks {
@@ -137,11 +136,16 @@ func validateRecovered(spec site.RecoveredSpec) error {
 				n++
 			}
 		}
-		if n != 1 {
-			return problem.New(problem.UnknownDisk, "machine %s: %d views for disk %s, want 1", spec.Definition.Name, n, disk.ID)
+		want := 1
+		if disk.ReadOnly {
+			want = 0
 		}
+		if n != want {
+			return problem.New(problem.UnknownDisk, "machine %s: %d views for disk %s, want %d", spec.Definition.Name, n, disk.ID, want)
+		}
+		matched += n
 	}
-	if len(spec.Disks) != len(spec.Definition.Disks) {
+	if len(spec.Disks) != matched {
 		return problem.New(problem.UnknownDisk, "machine %s: views for disks that it does not have", spec.Definition.Name)
 	}
 	if spec.Test && spec.Network == "" && len(spec.Definition.NICs) > 0 {
@@ -186,6 +190,24 @@ func (m *machine) dropOverlays() error {
 		}
 	}
 	return syncDir(m.dir)
+}
+
+// makeOverlays makes what the machine's disks are to stand on. Once a commit
+// has begun, overlays are there or no longer needed.
+func (m *machine) makeOverlays(ctx context.Context, rec *record) error {
+	for _, disk := range rec.Recovered.Definition.Disks {
+		var err error
+		switch {
+		case disk.ReadOnly:
+			err = m.makeDisks(rec, []dr.DiskSpec{disk})
+		case rec.Recovered.Bases == nil:
+			err = m.makeOverlay(ctx, disk)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // makeOverlay makes a disk's empty overlay unless it is there. extended_l2

@@ -2,7 +2,6 @@ package qemu
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"rebound/internal/dr"
@@ -51,7 +50,7 @@ func (d *Driver) watch(name dr.MachineName) {
 }
 
 // keepGoing resumes the machine whenever an I/O error stopped it. While the
-// view's server is away for less than viewReconnect, reads just wait and there
+// view's server is away for less than Config.ViewReconnect, reads just wait and there
 // is nothing to do; after that, or when the overlay's volume is full, QEMU
 // pauses the machine.
 func (d *Driver) keepGoing(ctx context.Context, m *machine) {
@@ -91,18 +90,16 @@ func (d *Driver) watchOnce(ctx context.Context, m *machine, rec *record) error {
 		if err != nil {
 			return err
 		}
-		next := ctx
-		cancel := func() {}
 		if status == "io-error" {
 			d.log.Warn("machine was paused by an I/O error; letting it go on", "machine", m.name)
 			if err := client.Run(ctx, "cont", nil, nil); err != nil && !qmp.Refused(err) {
 				return err
 			}
-			next, cancel = context.WithTimeout(ctx, resumeRetry)
+			// While the reason lasts it stops again at once.
+			wait(ctx, resumeRetry)
+			continue
 		}
-		_, err = events.Next(next)
-		cancel()
-		if err != nil && !(ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded)) {
+		if _, err = events.Next(ctx); err != nil {
 			return err
 		}
 	}
