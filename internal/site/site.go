@@ -165,6 +165,22 @@ type Capturer interface {
 	Definition(ctx context.Context, name dr.MachineName) (dr.Definition, error)
 }
 
+// SourceExporter serves the present content of a running machine's disk to
+// another process, read-only, over NBD on a Unix socket. Serving again what is
+// served changes nothing; it ends with Detach or with the machine.
+type SourceExporter interface {
+	ExportSource(ctx context.Context, name dr.MachineName, disk dr.DiskID) (socket, export string, err error)
+}
+
+// Quiescer makes a machine write no more, for good, while its hypervisor
+// process, its bitmaps and its capture stay: on return every write it made has
+// reached its capture targets. Graceful asks the guest to power off and gives
+// up after the timeout with MachineRunning; Hard stops its processors. Driver.Stop
+// ends the process afterwards.
+type Quiescer interface {
+	Quiesce(ctx context.Context, name dr.MachineName, mode StopMode, timeout time.Duration) error
+}
+
 // ViewDisk is one disk of a machine that is to run on a journal's view.
 type ViewDisk struct {
 	Disk dr.DiskID

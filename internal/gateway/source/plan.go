@@ -1,0 +1,116 @@
+package source
+
+import (
+	"context"
+	"fmt"
+
+	"rebound/internal/capture"
+	"rebound/internal/dr"
+	"rebound/internal/resync"
+)
+
+// beginBitmap books and puts on the bitmap of this attempt, and clears away
+// bitmaps of ours that the book does not know. A book whose bitmaps are not all
+// there (the hypervisor is another process) says nothing and is closed.
+func (a *attempt) beginBitmap(ctx context.Context) error {
+	st := a.g.state()
+	whole := true
+	for _, m := range members(a.spec) {
+		found, err := a.g.cap.Bitmaps(ctx, m)
+		if err != nil {
+			return fmt.Errorf("list bitmaps of %s: %w", m, err)
+		}
+		whole = whole && st.Bitmaps.present(found)
+		for _, name := range st.Bitmaps.strangers(found) {
+			if err := a.g.cap.DropBitmap(ctx, m, name); err != nil {
+				return fmt.Errorf("drop bitmap %s of %s: %w", name, m, err)
+			}
+		}
+	}
+	if !whole {
+		if err := a.dropBitmaps(ctx, st.Bitmaps.On); err != nil {
+			return err
+		}
+	}
+	// Booked before it is on: one that is on and not booked would be
+	// forgotten, one that is booked and not on closes the book.
+	var t tracked
+	err := a.g.save(func(s *state) {
+		if !whole {
+			s.Bitmaps.reset()
+		}
+		t = s.Bitmaps.begin()
+	})
+	if err != nil {
+		return err
+	}
+	a.first = t.N
+	return a.putBitmap(ctx, t)
+}
+
+func (a *attempt) putBitmap(ctx context.Context, t tracked) error {
+	for _, m := range members(a.spec) {
+		if err := a.g.cap.BeginBitmap(ctx, m, t.name()); err != nil {
+			return fmt.Errorf("begin bitmap of %s: %w", m, err)
+		}
+	}
+	return nil
+}
+
+// dropBitmaps takes bitmaps off every member; those that are gone are fine.
+func (a *attempt) dropBitmaps(ctx context.Context, list []tracked) error {
+	for _, m := range members(a.spec) {
+		for _, t := range list {
+			if err := a.g.cap.DropBitmap(ctx, m, t.name()); err != nil {
+				return fmt.Errorf("drop bitmap %s of %s: %w", t.name(), m, err)
+			}
+		}
+	}
+	return nil
+}
+
+// plan decides how the standby is made equal: a fresh one is copied to; after
+// a clean stop nothing needs to be looked at; bitmaps that cover what the
+// standby has name what to look at; else everything is compared.
+func (a *attempt) plan(ctx context.Context) (capture.SyncRequest, error) {
+	st := a.g.state()
+	prev := a.opened.PreviousDurable
+	older := len(st.Bitmaps.On) > 1 // besides this attempt's own
+	req := capture.SyncRequest{Mode: resync.ModeCompare}
+	var names []string
+	switch {
+	case a.opened.Fresh:
+		req.Mode = resync.ModeCopy
+	case st.Compare:
+	case a.clean && st.Clean.covers(prev):
+		req.Mode, names = resync.ModeBitmap, st.Bitmaps.names()
+	case older && !st.Bitmaps.Covered.IsZero() && !prev.Before(st.Bitmaps.Covered):
+		req.Mode, names = resync.ModeBitmap, st.Bitmaps.names()
+	}
+	for i, d := range a.spec.Disks {
+		disk, err := a.syncDisk(ctx, i, d, req.Mode, names)
+		if err != nil {
+			return req, err
+		}
+		req.Disks = append(req.Disks, disk)
+	}
+	a.g.cfg.Log.Info("synchronisation", "mode", req.Mode, "previous", prev, "bitmaps", names)
+	return req, nil
+}
+
+func (a *attempt) syncDisk(ctx context.Context, i int, d dr.GroupDisk, mode resync.Mode, names []string) (capture.SyncDisk, error) {
+	socket, export, err := a.g.cap.ExportSource(ctx, d.Machine, d.Disk)
+	if err != nil {
+		return capture.SyncDisk{}, fmt.Errorf("export disk %s of %s: %w", d.Disk, d.Machine, err)
+	}
+	out := capture.SyncDisk{Index: uint16(i), Socket: socket, Export: export, All: mode != resync.ModeBitmap}
+	if mode != resync.ModeBitmap {
+		return out, nil
+	}
+	set, err := a.g.cap.Dirty(ctx, d.Machine, d.Disk, names)
+	if err != nil {
+		return capture.SyncDisk{}, fmt.Errorf("read bitmaps of %s of %s: %w", d.Disk, d.Machine, err)
+	}
+	out.Ranges = set.Runs()
+	return out, nil
+}

@@ -1,0 +1,137 @@
+package source
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+
+	"rebound/internal/control"
+	"rebound/internal/link"
+	"rebound/internal/problem"
+)
+
+// ending says what becomes of the capture process when a runner stops.
+type ending int
+
+const (
+	// leaveCapture: the gateway ends, its successor adopts the process.
+	leaveCapture ending = iota
+	// endCapture: detach the members and end the process.
+	endCapture
+)
+
+// errStopped is the cause of a runner's context once it was told to stop.
+var errStopped = errors.New("replication was stopped")
+
+// runner makes attempts until it is stopped.
+type runner struct {
+	g *Group
+	// first gets the outcome of the first attempt: nil once all members are
+	// attached and the synchronisation has begun.
+	first  chan error
+	told   bool
+	cancel context.CancelCauseFunc
+	done   chan struct{}
+	how    ending
+	// calls are commands for the attempt that is watching now.
+	calls chan call
+}
+
+// call runs on the attempt's goroutine, so that commands and the watch never
+// work on the stream at the same time.
+type call struct {
+	do   func(context.Context, *attempt) error
+	done chan error
+}
+
+func newRunner(g *Group) *runner {
+	return &runner{g: g, first: make(chan error, 1), done: make(chan struct{}), calls: make(chan call)}
+}
+
+func (r *runner) start(ctx context.Context) {
+	ctx, r.cancel = context.WithCancelCause(ctx)
+	go r.loop(ctx)
+}
+
+// stop ends the loop and waits for it.
+func (r *runner) stop(how ending) {
+	r.how = how
+	r.cancel(errStopped)
+	<-r.done
+}
+
+// settle tells Start how the first attempt went, once.
+func (r *runner) settle(err error) {
+	if !r.told {
+		r.told = true
+		r.first <- err
+	}
+}
+
+// do runs f within the present attempt, as soon as it watches.
+func (r *runner) do(ctx context.Context, f func(context.Context, *attempt) error) error {
+	c := call{do: f, done: make(chan error, 1)}
+	select {
+	case r.calls <- c:
+	case <-r.done:
+		return problem.New(problem.OperationNotAllowed, "replication of group %s has stopped", r.g.cfg.Group)
+	case <-ctx.Done():
+		return problem.Wrap(ctx.Err(), problem.OperationNotAllowed, "group %s is not streaming: %s", r.g.cfg.Group, r.g.Report().Problem)
+	}
+	select {
+	case err := <-c.done:
+		return err
+	case <-r.done:
+		return problem.New(problem.OperationNotAllowed, "replication of group %s has stopped", r.g.cfg.Group)
+	}
+}
+
+// loop makes attempts, with growing pauses while they fail early. The members'
+// bitmaps remember what is written meanwhile.
+func (r *runner) loop(ctx context.Context) {
+	defer close(r.done)
+	wait := backoff.NewExponentialBackOff()
+	wait.InitialInterval, wait.MaxInterval = 200*time.Millisecond, 5*time.Second
+	for {
+		a := &attempt{g: r.g, r: r}
+		err := a.run(ctx)
+		if ctx.Err() != nil {
+			a.finish(r.how)
+			r.settle(context.Cause(ctx))
+			return
+		}
+		a.finish(endCapture)
+		r.settle(err)
+		if a.streamed {
+			wait.Reset()
+		}
+		r.g.cfg.Log.Warn("replication broke", "error", err)
+		r.g.show(func(p *progress) { p.phase, p.problem = control.PhaseTracking, text(err) })
+		if fencedElsewhere(err) {
+			r.g.cfg.Event(control.Event{
+				Code: "StaleSource", Severity: "critical", Group: r.g.cfg.Group,
+				Text: "the standby refuses this source: " + text(err),
+			})
+		}
+		select {
+		case <-ctx.Done():
+			r.settle(context.Cause(ctx))
+			return
+		case <-time.After(wait.NextBackOff()):
+		}
+	}
+}
+
+// fencedElsewhere reports whether the standby knows a newer generation.
+func fencedElsewhere(err error) bool {
+	return problem.HasCode(err, problem.StaleGeneration) && link.Permanent(err)
+}
+
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
