@@ -9,9 +9,9 @@ import (
 	"testing"
 )
 
-// layer gives each package (by the first element below internal/) its height.
-// A package imports only packages that are lower, or its own sub-packages.
-// Equal heights do not import each other.
+// layer gives each folder below internal/ its height; the longest name that
+// fits counts. A package imports only packages that are lower, or others of its
+// own folder.
 var layer = map[string]int{
 	"dr": 0, "problem": 0,
 	"extent": 1,
@@ -22,13 +22,18 @@ var layer = map[string]int{
 	"capture": 6,
 	"site":    6,
 	"control": 7, "lifecycle": 7,
-	"agent":        7,
-	"gateway":      8,
-	"orchestrator": 8,
-	"vault":        9,
-	"lab":          10,
-	"ui":           10,
-	"cli":          11,
+	// What the vault's API says, apart from the vault itself.
+	"vault/rest":   8,
+	"vault/client": 9,
+	"vault/store":  9,
+	"vault/live":   10,
+	"agent":        9,
+	"gateway":      9,
+	"orchestrator": 11,
+	"vault":        12,
+	"lab":          13,
+	"ui":           13,
+	"cli":          14,
 }
 
 // leaves may import nothing of ours but these.
@@ -70,14 +75,21 @@ func packages(t *testing.T) []pkg {
 	}
 }
 
-// room returns the first element below internal/, or "".
+// room returns the folder of a package in the table, or "" for packages
+// outside internal/. A folder that the table lacks is returned as it is.
 func room(path string) string {
 	rest, ok := strings.CutPrefix(path, "rebound/internal/")
 	if !ok {
 		return ""
 	}
-	first, _, _ := strings.Cut(rest, "/")
-	return first
+	parts := strings.Split(rest, "/")
+	for n := len(parts); n > 0; n-- {
+		name := strings.Join(parts[:n], "/")
+		if _, ok := layer[name]; ok {
+			return name
+		}
+	}
+	return parts[0]
 }
 
 func TestLayers(t *testing.T) {
