@@ -140,7 +140,7 @@ type commit struct {
 	rec       *record
 	mon       *qmp.Monitor
 	progress  func(done, total int64)
-	throttled map[dr.DiskID]int64 // bytes a second
+	throttled map[dr.DiskID]int64 // writes a second
 	done      map[dr.DiskID]int64
 	total     map[dr.DiskID]int64
 }
@@ -347,20 +347,18 @@ func (c *commit) report(id dr.DiskID, job *jobInfo) {
 	c.progress(done, total)
 }
 
-// The throttle starts at throttleFirst bytes a second of guest writes and
-// halves each time the job still does not catch up, down to throttleLeast.
-const (
-	throttleFirst = 16 << 20
-	throttleLeast = 128 << 10
-)
+// The throttle starts at throttleFirst guest writes a second and halves each
+// time the job still does not catch up, down to one. It counts writes and not
+// bytes because each dirties a whole cluster for the job, however small it is.
+const throttleFirst = 1024
 
 // throttle slows the guest's writes so that the job catches up with them.
 func (c *commit) throttle(ctx context.Context, id dr.DiskID, g *graph) error {
-	rate := max(throttleLeast, c.throttled[id]/2)
+	rate := max(1, c.throttled[id]/2)
 	if c.throttled[id] == 0 {
 		rate = throttleFirst
 	}
-	c.m.d.log.Warn("commit does not keep up; slowing the guest's writes", "machine", c.m.name, "disk", id, "bytesPerSecond", rate)
+	c.m.d.log.Warn("commit does not keep up; slowing the guest's writes", "machine", c.m.name, "disk", id, "writesPerSecond", rate)
 	if err := c.setThrottle(ctx, g, rate); err != nil {
 		return err
 	}
@@ -370,7 +368,7 @@ func (c *commit) throttle(ctx context.Context, id dr.DiskID, g *graph) error {
 
 func (c *commit) setThrottle(ctx context.Context, g *graph, rate int64) error {
 	return c.exec(ctx, "block_set_io_throttle", object{
-		"id": g.qdev, "bps": 0, "bps_rd": 0, "bps_wr": rate, "iops": 0, "iops_rd": 0, "iops_wr": 0,
+		"id": g.qdev, "bps": 0, "bps_rd": 0, "bps_wr": 0, "iops": 0, "iops_rd": 0, "iops_wr": rate,
 	})
 }
 

@@ -32,15 +32,11 @@ type blockDevice struct {
 // blockNode is a row of query-named-block-nodes.
 type blockNode struct {
 	Name  string `json:"node-name"`
-	BPS   int64  `json:"bps_wr"`
+	IOPS  int64  `json:"iops_wr"`
 	Cache struct {
 		Direct bool `json:"direct"`
 	} `json:"cache"`
-	Image struct {
-		Filename string `json:"filename"`
-	} `json:"image"`
-	BackingFile string `json:"backing_file"`
-	Bitmaps     []struct {
+	Bitmaps []struct {
 		Name string `json:"name"`
 	} `json:"dirty-bitmaps"`
 }
@@ -60,7 +56,7 @@ func (c *commit) graph(ctx context.Context, id dr.DiskID) (*graph, error) {
 	g := &graph{nodes: map[string]bool{}}
 	for _, dev := range devices {
 		if dev.Inserted != nil && isDevice(dev.Qdev, id) {
-			g.qdev, g.root, g.throttled = dev.Qdev, dev.Inserted.Name, dev.Inserted.BPS > 0
+			g.qdev, g.root, g.throttled = dev.Qdev, dev.Inserted.Name, dev.Inserted.IOPS > 0
 		}
 	}
 	if g.root == "" {

@@ -251,6 +251,9 @@ func (d *Driver) OpenDisk(ctx context.Context, name dr.MachineName, disk dr.Disk
 		return nil, err
 	}
 	f, err := block.OpenFile(m.diskPath(rec, disk), block.FileOptions{Lock: true})
+	if errors.Is(err, block.ErrLocked) {
+		return nil, problem.Wrap(err, problem.MachineInUse, "disk %s of machine %s", disk, name)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open disk %s of machine %s: %w", disk, name, err)
 	}

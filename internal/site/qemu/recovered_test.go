@@ -413,20 +413,31 @@ func TestPendingHoldsWrites(t *testing.T) {
 	}
 }
 
-// A guest that writes faster than the job copies is slowed until it is caught.
+// A throttle slows the guest, and the commit takes it away again, also one that
+// an earlier run left.
 func TestCommitThrottles(t *testing.T) {
 	needQEMU(t)
 	d, ctx := openDriver(t, t.TempDir()), testContext(t)
-	d.cfg.ConvergeAfter = time.Nanosecond // at once
 	g := startRecoveredGuest(t, d)
-	must(t, d.CommitRecovered(ctx, "web", g.bases, nil))
 	mon, err := g.m.monitor(&record{})
 	must(t, err)
-	graph, err := (&commit{m: g.m, mon: mon}).graph(ctx, "disk0")
+	c := &commit{m: g.m, mon: mon, throttled: map[dr.DiskID]int64{}}
+	graph, err := c.graph(ctx, "disk0")
 	must(t, err)
-	if graph.throttled {
-		t.Fatal("the guest is still slowed")
+	for range 12 {
+		must(t, c.throttle(ctx, "disk0", graph))
+	}
+	if c.throttled["disk0"] != 1 {
+		t.Fatalf("slowed to %d writes a second, want 1", c.throttled["disk0"])
+	}
+	before := g.dots()
+	time.Sleep(time.Second)
+	if after := g.dots(); after > before+1 { // 64 rounds of 2 writes each
+		t.Fatalf("the guest made %d dots in a second", after-before)
+	}
+	must(t, d.CommitRecovered(ctx, "web", g.bases, nil))
+	if graph, err = c.graph(ctx, "disk0"); err != nil || graph.throttled {
+		t.Fatalf("the guest is still slowed (%v)", err)
 	}
 	g.checkCommitted(ctx)
 }
-
