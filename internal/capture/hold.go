@@ -9,6 +9,11 @@ import (
 // is one.
 type completer interface{ Done(err error) }
 
+// answered is a request that was acknowledged already.
+type answered struct{}
+
+func (answered) Done(error) {}
+
 // entryCost is what an entry without guest data counts in the ring, in bytes.
 const entryCost = 128
 
