@@ -9,8 +9,11 @@ import (
 
 // Token stands for a range in flight.
 type Token struct {
-	ID    uint64 // unique within its Inflight; 0 is no token
-	Seq   dr.Seq // the last number handed out before the range went in flight
+	ID uint64 // unique within its Inflight; 0 is no token
+	// Seq is the entry that the standby's head view should show before it
+	// is compared: the newest live write that may have touched the range
+	// before it went in flight, or one later.
+	Seq   dr.Seq
 	Disk  uint16
 	Range extent.Range
 }
@@ -20,13 +23,19 @@ type Token struct {
 // critical section that hands out numbers, because a live write and its number
 // must be one step for a range in flight. The zero Inflight is ready for use.
 //
-// Live costs one comparison and no memory when nothing is in flight, and
-// allocates only while it notes a live write that hits a range in flight. A
-// range of Window bytes notes at most Window/512 runs if guests write sectors.
+// Until the first Begin, Live does nothing. From then on it costs a few
+// comparisons and one store, and allocates only to note a live write that hits
+// a range in flight; a range of Window bytes notes at most Window/512 runs if
+// guests write sectors.
 type Inflight struct {
 	last uint64
 	open []flight
 	free []*extent.Set
+
+	// recent holds, by place, the newest live write there; floor counts for
+	// all places. Places share slots: that only makes a wait longer.
+	recent []dr.Seq
+	floor  dr.Seq
 }
 
 type flight struct {
@@ -34,10 +43,22 @@ type flight struct {
 	live  *extent.Set
 }
 
+const (
+	recentSlots = 1 << 14 // 16 GiB of disk without sharing, 128 KiB of memory
+	// unnumbered stands for "as new as anything".
+	unnumbered = ^dr.Seq(0)
+	// spreadLimit is how many windows of a long zero or trim are noted one
+	// by one.
+	spreadLimit = 64
+)
+
 // Begin puts r of the disk in flight. last is the newest number handed out.
 func (f *Inflight) Begin(disk uint16, r extent.Range, last dr.Seq) Token {
+	if f.recent == nil {
+		f.recent, f.floor = make([]dr.Seq, recentSlots), last
+	}
 	f.last++
-	t := Token{ID: f.last, Seq: last, Disk: disk, Range: r}
+	t := Token{ID: f.last, Seq: min(last, f.newest(disk, r)), Disk: disk, Range: r}
 	live := &extent.Set{}
 	if n := len(f.free); n > 0 {
 		live, f.free = f.free[n-1], f.free[:n-1]
@@ -46,11 +67,35 @@ func (f *Inflight) Begin(disk uint16, r extent.Range, last dr.Seq) Token {
 	return t
 }
 
-// Live notes that a live write, zero or trim of the guest touches r of the
-// disk. Call it with each one's number, whatever is in flight.
-func (f *Inflight) Live(disk uint16, r extent.Range) {
-	if len(f.open) == 0 || sabotageIgnoreLive {
+// newest returns the newest live write that may have touched r.
+func (f *Inflight) newest(disk uint16, r extent.Range) dr.Seq {
+	seq := f.floor
+	for w := r.Off / Window; w*Window < r.End(); w++ {
+		seq = max(seq, f.recent[slot(disk, w)])
+	}
+	return seq
+}
+
+func slot(disk uint16, window int64) int {
+	return int((uint64(window) + uint64(disk)*0x9e3779b97f4a7c15) % recentSlots)
+}
+
+// Live is LiveAt for callers that do not know the number: comparing that place
+// then waits for all that was numbered before.
+func (f *Inflight) Live(disk uint16, r extent.Range) { f.LiveAt(unnumbered, disk, r) }
+
+// LiveAt notes that a live write, zero or trim of the guest, numbered seq,
+// touches r of the disk. Call it for each one, whatever is in flight.
+func (f *Inflight) LiveAt(seq dr.Seq, disk uint16, r extent.Range) {
+	if f.recent == nil || r.Empty() || sabotageIgnoreLive {
 		return
+	}
+	if r.Len > spreadLimit*Window {
+		f.floor = max(f.floor, seq)
+	} else {
+		for w := r.Off / Window; w*Window < r.End(); w++ {
+			f.recent[slot(disk, w)] = seq
+		}
 	}
 	for i := range f.open {
 		o := &f.open[i]

@@ -17,11 +17,14 @@ const (
 	Leaf = 64 << 10
 	// Block is the smallest unit that is compared and sent.
 	Block = 4 << 10
+	// MaxPiece is the longest piece with data: it bounds how long a
+	// sequencer copies under its lock.
+	MaxPiece = 256 << 10
 )
 
 // Piece is a part of a window that differs. Data is Range.Len bytes, or nil
-// for zeroes. Pieces of one window are sorted and disjoint; none is longer
-// than Window. Data is valid until CommitRange returns.
+// for zeroes. Pieces of one window are sorted and disjoint; one with data is at
+// most MaxPiece long, one of zeroes at most Window. Data is valid until CommitRange returns.
 type Piece struct {
 	Range extent.Range
 	Data  []byte
@@ -33,7 +36,7 @@ type Piece struct {
 //   - BeginSync appends the sync-begin entry, EndSync the sync-end entry; both
 //     return its number.
 //   - BeginRange puts r of the disk in flight (Inflight.Begin) under the lock
-//     that hands out numbers; Token.Seq is the last number handed out.
+//     that hands out numbers.
 //   - CommitRange appends one entry for each part of each piece that no live
 //     write has touched since BeginRange (Inflight.Untouched), flagged Sync.
 //     The subtraction and the numbers of a piece are one critical section;
@@ -42,18 +45,23 @@ type Piece struct {
 //   - AbandonRange ends the token without a record.
 //   - Untouched tells Verify which parts of r no live write has touched since
 //     BeginRange.
-//   - Every live write calls Inflight.Live in the critical section that gives
+//   - Every live write calls Inflight.LiveAt in the critical section that gives
 //     it its number.
 //   - A broken or closed stream gives an error; the synchronisation ends.
 //
 // Inflight does the tracking for implementations.
 type Sequencer interface {
+	Tracker
 	BeginSync(ctx context.Context, mode Mode, bytes int64) (dr.Seq, error)
-	BeginRange(disk uint16, r extent.Range) Token
 	CommitRange(ctx context.Context, t Token, pieces []Piece) (int64, error)
+	EndSync(ctx context.Context, compared, copied int64) (dr.Seq, error)
+}
+
+// Tracker is the part of a Sequencer that Verify needs.
+type Tracker interface {
+	BeginRange(disk uint16, r extent.Range) Token
 	AbandonRange(t Token)
 	Untouched(t Token, r extent.Range) []extent.Range
-	EndSync(ctx context.Context, compared, copied int64) (dr.Seq, error)
 }
 
 // Mode says how a synchronisation finds out what to send; it is recorded in

@@ -1,0 +1,71 @@
+package resync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"rebound/internal/block"
+	"rebound/internal/link"
+	"rebound/internal/problem"
+)
+
+// Standby is the half of the comparison that runs where the journal is: it
+// hashes the head view. It implements link.Comparer.
+type Standby struct {
+	// Disk returns the head view of a disk of the group: what the standby
+	// shows after everything that was appended. It stays open; Standby does
+	// not close it. An unknown index is UnknownDisk.
+	disk   func(index uint16) (block.Device, error)
+	close  func() error
+	hasher hasher
+	buffer sync.Pool
+}
+
+var _ link.Comparer = (*Standby)(nil)
+
+// NewStandby returns a Standby over the head views that disk returns. disk may
+// be called from several goroutines; closeHead is called once by Close and may
+// be nil.
+func NewStandby(disk func(index uint16) (block.Device, error), closeHead func() error) *Standby {
+	return &Standby{disk: disk, close: closeHead, hasher: newHasher()}
+}
+
+// Hashes implements link.Comparer.
+func (s *Standby) Hashes(ctx context.Context, req *link.CompareRequest, dst []byte) ([]byte, error) {
+	dev, err := s.disk(req.Disk)
+	if err != nil {
+		return nil, err
+	}
+	buf, _ := s.buffer.Get().(*[]byte)
+	if buf == nil {
+		b := make([]byte, link.MaxCompareBytes)
+		buf = &b
+	}
+	defer s.buffer.Put(buf)
+	for _, run := range req.Runs {
+		p := (*buf)[:run.Len]
+		if err := readRun(ctx, dev, p, run.Off); err != nil {
+			if errors.Is(err, block.ErrOutOfRange) {
+				return nil, problem.Wrap(err, problem.InvalidRequest, "disk %d has %d bytes, asked for %d at %d", req.Disk, dev.Size(), run.Len, run.Off)
+			}
+			return nil, fmt.Errorf("read head of disk %d: %w", req.Disk, err)
+		}
+		for len(p) > 0 {
+			n := min(len(p), int(run.Unit))
+			h := s.hasher.of(p[:n])
+			dst = append(dst, h[:]...)
+			p = p[n:]
+		}
+	}
+	return dst, nil
+}
+
+// Close implements link.Comparer.
+func (s *Standby) Close() error {
+	if s.close == nil {
+		return nil
+	}
+	return s.close()
+}
