@@ -1,0 +1,5 @@
+//go:build !sabotage_basefirst
+
+package journal
+
+const sabotageBaseFirst = false

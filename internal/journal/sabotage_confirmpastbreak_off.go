@@ -1,0 +1,5 @@
+//go:build !sabotage_confirmpastbreak
+
+package journal
+
+const sabotageConfirmPastBreak = false

@@ -1,0 +1,5 @@
+//go:build !sabotage_oldgeneration
+
+package journal
+
+const sabotageOldGeneration = false

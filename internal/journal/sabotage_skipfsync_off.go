@@ -1,0 +1,5 @@
+//go:build !sabotage_skipfsync
+
+package journal
+
+const sabotageSkipFsync = false
