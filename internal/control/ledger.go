@@ -51,7 +51,6 @@ type ledgerRow struct {
 	Job     dr.JobID         `json:"job,omitempty"`
 	Task    string           `json:"task,omitempty"`
 	Command string           `json:"command,omitempty"`
-	Digest  string           `json:"digest,omitempty"`
 	At      time.Time        `json:"at"`
 	Result  json.RawMessage  `json:"result,omitempty"`
 	Problem *problem.Problem `json:"problem,omitempty"`
@@ -202,13 +201,15 @@ func (l *Ledger) admit(lease uint64) error {
 }
 
 // find returns the kept result of a (job, task). A task that is repeated as
-// another command, or with other arguments, is a defect and refused.
-func (l *Ledger) find(o Origin, command, digest string) (ledgerRow, bool, error) {
+// another command is a defect and refused. Its arguments may differ (a vault
+// that died in the middle reads a machine's definition anew); the first ones
+// count.
+func (l *Ledger) find(o Origin, command string) (ledgerRow, bool, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	row, ok := l.results[ledgerKey{o.Job, o.Task}]
-	if ok && (row.Command != command || row.Digest != digest) {
-		return row, true, problem.New(problem.ProtocolError, "task %s of job %s was %s and comes back as %s or with other arguments", o.Task, o.Job, row.Command, command)
+	if ok && row.Command != command {
+		return row, true, problem.New(problem.ProtocolError, "task %s of job %s was %s and comes back as %s", o.Task, o.Job, row.Command, command)
 	}
 	return row, ok, nil
 }

@@ -2,8 +2,6 @@ package control
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -39,12 +37,12 @@ type Server struct {
 
 // execution is one command in flight.
 type execution struct {
-	command, digest string
-	done            chan struct{}
-	mu              sync.Mutex
-	progress        Progress
-	row             ledgerRow // valid after done
-	err             error     // not to be kept: shutdown, ledger broken
+	command  string
+	done     chan struct{}
+	mu       sync.Mutex
+	progress Progress
+	row      ledgerRow // valid after done
+	err      error     // not to be kept: shutdown, ledger broken
 }
 
 // errStopping is the cause of the contexts of commands when the server closes.
@@ -156,23 +154,21 @@ func (s *Server) change(ctx context.Context, e entry, req request) reply {
 // join returns the execution of an origin: the one in flight, a finished one
 // made from the ledger, or a new one.
 func (s *Server) join(e entry, o Origin, args json.RawMessage) (*execution, error) {
-	sum := sha256.Sum256(append([]byte(e.name+"\n"), args...))
-	digest := hex.EncodeToString(sum[:16])
 	key := ledgerKey{o.Job, o.Task}
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if x, ok := s.running[key]; ok {
-		if x.command != e.name || x.digest != digest {
-			return nil, problem.New(problem.ProtocolError, "task %s of job %s is running as %s and comes back as %s or with other arguments", o.Task, o.Job, x.command, e.name)
+		if x.command != e.name {
+			return nil, problem.New(problem.ProtocolError, "task %s of job %s is running as %s and comes back as %s", o.Task, o.Job, x.command, e.name)
 		}
 		return x, nil
 	}
-	row, kept, err := s.ledger.find(o, e.name, digest)
+	row, kept, err := s.ledger.find(o, e.name)
 	if err != nil {
 		return nil, err
 	}
-	x := &execution{command: e.name, digest: digest, done: make(chan struct{})}
+	x := &execution{command: e.name, done: make(chan struct{})}
 	if kept {
 		x.row = row
 		close(x.done)
@@ -192,7 +188,7 @@ func (s *Server) execute(x *execution, e entry, o Origin, args json.RawMessage) 
 		x.progress = p
 		x.mu.Unlock()
 	})
-	row := ledgerRow{Job: o.Job, Task: o.Task, Command: e.name, Digest: x.digest}
+	row := ledgerRow{Job: o.Job, Task: o.Task, Command: e.name}
 	res, err := s.runGuarded(ctx, e, o, args)
 	if err == nil {
 		row.Result, err = encode(res)

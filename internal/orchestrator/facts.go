@@ -1,0 +1,103 @@
+package orchestrator
+
+import (
+	"errors"
+	"time"
+
+	"rebound/internal/dr"
+	"rebound/internal/lifecycle"
+	"rebound/internal/site"
+	"rebound/internal/vault/rest"
+	"rebound/internal/vault/store"
+)
+
+// Facts gathers what the life cycle's guards look at.
+func (o *Orchestrator) Facts(tx *store.Tx, g *store.Group) (lifecycle.Facts, error) {
+	policy, err := tx.Policy(g.Policy)
+	if err != nil {
+		return lifecycle.Facts{}, err
+	}
+	f := lifecycle.Facts{
+		State: g.State, Direction: g.Direction, Test: g.Test, RunningJob: g.Running,
+		ActiveGateway: g.Source(), StandbyGateway: g.Standby(),
+		ActiveUp: o.up(g.Source()), StandbyUp: o.up(g.Standby()),
+		AgentRequired: policy.RequireAgent, RecoveredRunning: true, SourceOff: true, ActiveRunning: true,
+	}
+	if said, ok := o.live.Group(g.ID, g.Standby()); ok {
+		f.Points = said.Report.Points
+		if f.Points == 0 && !said.Report.Confirmed.IsZero() {
+			f.Points = 1
+		}
+	}
+	for _, m := range g.Members {
+		at := func(id dr.SiteID) (store.Machine, error) {
+			mach, err := tx.Machine(id, m.Machine)
+			if errors.Is(err, store.ErrNotFound) {
+				mach.State = site.Unknown
+				return mach, nil
+			}
+			return mach, err
+		}
+		src, err := at(g.SourceSite())
+		if err != nil {
+			return f, err
+		}
+		stb, err := at(g.StandbySite())
+		if err != nil {
+			return f, err
+		}
+		f.ActiveRunning = f.ActiveRunning && src.State == site.Running
+		f.SourceOff = f.SourceOff && f.ActiveUp && src.State == site.Off
+		f.RecoveredRunning = f.RecoveredRunning && m.Started && (m.Booted || stb.State == site.Running)
+		if err := o.agentFacts(tx, m, src, &f); err != nil {
+			return f, err
+		}
+	}
+	return f, nil
+}
+
+// agentFacts names a member whose agent has not registered since it started.
+func (o *Orchestrator) agentFacts(tx *store.Tx, m store.Member, src store.Machine, f *lifecycle.Facts) error {
+	if !f.AgentRequired {
+		return nil
+	}
+	agent, err := tx.Agent(m.Machine)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	since := src.BootedAt
+	if m.StartedAt.After(since) {
+		since = m.StartedAt
+	}
+	if !agent.RegisteredAt.IsZero() && !agent.RegisteredAt.Before(since) {
+		return nil
+	}
+	f.AgentPending = append(f.AgentPending, m.Machine)
+	if f.PendingSince.IsZero() || since.Before(f.PendingSince) {
+		f.PendingSince = since
+	}
+	return nil
+}
+
+// up reports whether the vault hears from a gateway.
+func (o *Orchestrator) up(gw dr.GatewayID) bool {
+	return o.gateways.Connected(gw) && !o.live.Quiet(gw, o.now())
+}
+
+// factsFor adds what the request itself says.
+func (o *Orchestrator) factsFor(tx *store.Tx, g *store.Group, s StartRequest) (lifecycle.Facts, error) {
+	f, err := o.Facts(tx, g)
+	f.LoneMember = s.LoneMember
+	f.Force = s.Request.Force
+	return f, err
+}
+
+// DefaultPolicy is what groups get that name none.
+func DefaultPolicy() rest.Policy {
+	return rest.Policy{
+		ID: "default", RPOThreshold: 3600, CrashInterval: 300, RedoWindow: 7200, Compression: "s2",
+		ShutdownTimeout: 120, BootTimeout: 300,
+	}
+}
+
+func seconds(n int64) time.Duration { return time.Duration(n) * time.Second }

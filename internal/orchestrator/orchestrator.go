@@ -1,0 +1,156 @@
+package orchestrator
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"rebound/internal/control"
+	"rebound/internal/dr"
+	"rebound/internal/vault/live"
+	"rebound/internal/vault/store"
+)
+
+// Gateways is how commands reach gateways; control.Hub is one.
+type Gateways interface {
+	Commands(id dr.GatewayID) control.Commands
+	Connected(id dr.GatewayID) bool
+}
+
+// Config of an orchestrator; all fields but Hook are needed.
+type Config struct {
+	// Dir holds the lease and the workflows' database.
+	Dir      string
+	Store    *store.Store
+	Live     *live.State
+	Gateways Gateways
+	Log      *slog.Logger
+	Now      func() time.Time
+	// Hook is called at each boundary of each task (tests kill there):
+	// "before", "inside" (effects done, nothing recorded) or "after".
+	Hook func(job dr.JobID, task, moment string)
+}
+
+// Orchestrator runs jobs.
+type Orchestrator struct {
+	store    *store.Store
+	live     *live.State
+	gateways Gateways
+	log      *slog.Logger
+	now      func() time.Time
+	hook     func(dr.JobID, string, string)
+	lease    *lease
+	engine   *engine
+
+	mu       sync.Mutex
+	progress map[taskKey]control.Progress
+	cancels  map[dr.JobID]chan struct{}
+	changed  chan struct{}
+}
+
+type taskKey struct {
+	job  dr.JobID
+	task string
+}
+
+// Open takes the lease (waiting for an earlier holder until ctx ends), then
+// goes on with every job that has not ended.
+func Open(ctx context.Context, c Config) (*Orchestrator, error) {
+	o := &Orchestrator{
+		store: c.Store, live: c.Live, gateways: c.Gateways, log: c.Log, now: c.Now, hook: c.Hook,
+		progress: map[taskKey]control.Progress{}, cancels: map[dr.JobID]chan struct{}{}, changed: make(chan struct{}),
+	}
+	if o.hook == nil {
+		o.hook = func(dr.JobID, string, string) {}
+	}
+	var err error
+	if o.lease, err = takeLease(ctx, c.Dir, c.Store, c.Now()); err != nil {
+		return nil, err
+	}
+	if o.engine, err = startEngine(ctx, c.Dir, c.Log, o.runJob); err != nil {
+		o.lease.release()
+		return nil, err
+	}
+	if err := o.engine.launch(); err != nil {
+		o.lease.release()
+		return nil, err
+	}
+	if err := o.takeUp(ctx); err != nil {
+		o.Close()
+		return nil, err
+	}
+	return o, nil
+}
+
+// takeUp submits every open job: those that DBOS knows go on by themselves,
+// those whose vault died between their row and their start begin now.
+func (o *Orchestrator) takeUp(ctx context.Context) error {
+	var jobs []store.Job
+	err := o.store.View(ctx, func(tx *store.Tx) (err error) { jobs, err = tx.OpenJobs(); return err })
+	if err != nil {
+		return fmt.Errorf("list open jobs: %w", err)
+	}
+	for _, j := range jobs {
+		if err := o.engine.submit(jobInput{j.ID, j.Attempt}, o.lease.epoch); err != nil {
+			return err
+		}
+		o.log.Info("job goes on", "job", j.ID, "operation", j.Operation)
+	}
+	return nil
+}
+
+// Close stops the jobs where they are and gives the lease back. The next Open
+// goes on with them.
+func (o *Orchestrator) Close() error {
+	err := o.engine.stop()
+	if e := o.lease.release(); err == nil {
+		err = e
+	}
+	return err
+}
+
+// Lease is the epoch of this process's lease.
+func (o *Orchestrator) Lease() uint64 { return o.lease.epoch }
+
+// Changed returns a channel that is closed when a job or task changes next.
+func (o *Orchestrator) Changed() <-chan struct{} {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.changed
+}
+
+func (o *Orchestrator) wake() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	close(o.changed)
+	o.changed = make(chan struct{})
+}
+
+func (o *Orchestrator) setProgress(k taskKey, p control.Progress) {
+	o.mu.Lock()
+	o.progress[k] = p
+	o.mu.Unlock()
+	o.wake()
+}
+
+func (o *Orchestrator) clearProgress(k taskKey) control.Progress {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	p := o.progress[k]
+	delete(o.progress, k)
+	return p
+}
+
+// cancelled returns the channel that is closed when a job is to be cancelled.
+func (o *Orchestrator) cancelled(id dr.JobID) chan struct{} {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	c, ok := o.cancels[id]
+	if !ok {
+		c = make(chan struct{})
+		o.cancels[id] = c
+	}
+	return c
+}

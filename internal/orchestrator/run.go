@@ -1,0 +1,476 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"rebound/internal/control"
+	"rebound/internal/dr"
+	"rebound/internal/lifecycle"
+	"rebound/internal/problem"
+	"rebound/internal/vault/rest"
+	"rebound/internal/vault/store"
+)
+
+// The results of a step, as DBOS keeps them.
+const (
+	stepDone      = "done"
+	stepFailed    = "failed"
+	stepCancelled = "cancelled"
+)
+
+// task is one step of an operation.
+type task struct {
+	name, title string
+	// beyond: once it begins, the job has passed its point of no return.
+	beyond bool
+	// always: run anew at each restart of the job, though it was done.
+	always bool
+	run    func(ctx context.Context, r *run) error
+}
+
+// run is what a task works with.
+type run struct {
+	o       *Orchestrator
+	job     store.Job
+	group   store.Group
+	policy  rest.Policy
+	task    task
+	attempt int
+
+	mu       sync.Mutex
+	warnings []string
+	result   map[string]any
+	thens    []change
+}
+
+// change is what a task does to the rows when it is done.
+type change func(tx *store.Tx, g *store.Group) error
+
+// then adds to what changes in the transaction that marks the task done.
+func (r *run) then(f change) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.thens = append(r.thens, f)
+}
+
+func (r *run) warn(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.warnings = append(r.warnings, fmt.Sprintf(format, args...))
+}
+
+func (r *run) set(key string, v any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.result == nil {
+		r.result = map[string]any{}
+	}
+	r.result[key] = v
+}
+
+// origin names a command of this task. sub tells the commands of one task
+// apart; a task that a restart runs again is another task to the gateways.
+func (r *run) origin(sub string) control.Origin {
+	name := r.task.name
+	if sub != "" {
+		name += "/" + sub
+	}
+	if r.attempt > 1 {
+		name = fmt.Sprintf("%s#%d", name, r.attempt)
+	}
+	return control.Origin{Job: r.job.ID, Task: name, Lease: r.o.lease.epoch}
+}
+
+func (r *run) source() control.Commands  { return r.o.gateways.Commands(r.group.Source()) }
+func (r *run) standby() control.Commands { return r.o.gateways.Commands(r.group.Standby()) }
+
+// long makes the progress of commands under the context visible.
+func (r *run) long(ctx context.Context) context.Context {
+	k := taskKey{r.job.ID, r.task.name}
+	return control.WithProgress(ctx, func(p control.Progress) { r.o.setProgress(k, p) })
+}
+
+// each runs f for every member at the same time and returns what failed, as
+// one problem that names the members. All are tried whatever happens to one.
+func (r *run) each(ctx context.Context, f func(context.Context, store.Member) error) error {
+	errs := make([]error, len(r.group.Members))
+	var eg errgroup.Group
+	eg.SetLimit(32)
+	for i, m := range r.group.Members {
+		eg.Go(func() error {
+			errs[i] = f(ctx, m)
+			return nil
+		})
+	}
+	eg.Wait() //nolint:errcheck // the functions keep their errors
+	var failed []dr.MachineName
+	var first *problem.Problem
+	text := ""
+	for i, err := range errs {
+		if err == nil {
+			continue
+		}
+		failed = append(failed, r.group.Members[i].Machine)
+		p := problem.From(err)
+		if first == nil {
+			first = p
+		}
+		text += fmt.Sprintf("%s: %s", r.group.Members[i].Machine, p.Error()) + "; "
+	}
+	if first == nil {
+		return nil
+	}
+	r.set("failed", failed)
+	return problem.Wrap(first.Err, first.Code, "%s", text[:len(text)-2])
+}
+
+// untilCancelled returns a context that ends when the job is to be cancelled;
+// for tasks that may wait long and can be cut short without harm.
+func (r *run) untilCancelled(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	c := r.o.cancelled(r.job.ID)
+	if r.job.CancelRequested {
+		cancel()
+	}
+	go func() {
+		select {
+		case <-c:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
+}
+
+// runJob is the workflow: the tasks in order, then the end. Everything with
+// an effect happens inside of a step.
+func (o *Orchestrator) runJob(in jobInput, do step) error {
+	// The plan is made of what never changes in the job's row, so each run
+	// of the workflow sees the same one.
+	names, err := do("plan", func(ctx context.Context) (string, error) { return o.planOf(ctx, in) })
+	if err != nil {
+		return err
+	}
+	p, err := decodePlan(names)
+	if err != nil {
+		return err
+	}
+	outcome := stepDone
+	for i, t := range p.tasks {
+		outcome, err = do(t.name, func(ctx context.Context) (string, error) { return o.runTask(ctx, in, i, t) })
+		if err != nil {
+			return err
+		}
+		if outcome != stepDone {
+			break
+		}
+	}
+	if outcome != stepDone && p.compensate != nil {
+		t := *p.compensate
+		if _, err := do(t.name, func(ctx context.Context) (string, error) { return o.runTask(ctx, in, len(p.tasks), t) }); err != nil {
+			return err
+		}
+	}
+	_, err = do("end", func(ctx context.Context) (string, error) { return "", o.endJob(ctx, in, p, outcome) })
+	return err
+}
+
+// runTask runs one task of a job, unless its rows say that it has ended.
+func (o *Orchestrator) runTask(ctx context.Context, in jobInput, seq int, t task) (string, error) {
+	r, outcome, err := o.beginTask(ctx, in, seq, t)
+	if err != nil || outcome != "" {
+		return outcome, err
+	}
+	o.wake()
+	o.hook(in.Job, t.name, "before")
+	err = r.guarded(ctx)
+	if ctx.Err() != nil {
+		return "", ctx.Err() // the vault stops: not an end, the next run goes on
+	}
+	o.hook(in.Job, t.name, "inside")
+	outcome, err = o.endTask(ctx, r, seq, err)
+	if err != nil {
+		return "", err
+	}
+	o.hook(in.Job, t.name, "after")
+	o.wake()
+	return outcome, nil
+}
+
+// insist runs a transaction until it succeeds: a full disk of the vault must
+// not end a job in the middle. Only a row that is not there is final.
+func (o *Orchestrator) insist(ctx context.Context, f func(*store.Tx) error) error {
+	for {
+		err := o.store.Update(ctx, f)
+		if err == nil || errors.Is(err, store.ErrNotFound) || ctx.Err() != nil {
+			return err
+		}
+		o.log.Error("the vault's database refuses", "error", err)
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+func (r *run) guarded(ctx context.Context) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			r.o.log.Error("task panicked", "job", r.job.ID, "task", r.task.name, "panic", p, "stack", string(debug.Stack()))
+			err = problem.New(problem.InternalError, "task %s panicked: %v", r.task.name, p)
+		}
+	}()
+	return r.task.run(ctx, r)
+}
+
+// beginTask marks a task running and loads what it works on. A not empty
+// outcome says that there is nothing to run.
+func (o *Orchestrator) beginTask(ctx context.Context, in jobInput, seq int, t task) (*run, string, error) {
+	r := &run{o: o, task: t, attempt: in.Attempt}
+	outcome := ""
+	err := o.insist(ctx, func(tx *store.Tx) error {
+		outcome = ""
+		var err error
+		if r.job, err = tx.Job(in.Job); err != nil {
+			return err
+		}
+		row, err := tx.Task(in.Job, t.name)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		if outcome = outcomeOf(row, in.Attempt, t); outcome != "" {
+			return nil
+		}
+		if r.group, err = tx.Group(r.job.Group); err != nil {
+			return err
+		}
+		if r.policy, err = tx.Policy(r.group.Policy); err != nil {
+			return err
+		}
+		row.Name, row.Title, row.Attempt, row.Problem, row.Warnings = t.name, t.title, in.Attempt, nil, nil
+		if row.Started.IsZero() || row.State != rest.JobRunning {
+			row.Started = o.now().UTC()
+		}
+		if r.job.CancelRequested && !r.group.Beyond && t.name != compensation {
+			outcome = stepCancelled
+			row.State, row.Ended = rest.JobCancelled, o.now().UTC()
+			return tx.PutTask(in.Job, seq, row)
+		}
+		if t.beyond && !r.group.Beyond {
+			r.group.Beyond = true
+			if err := tx.PutGroup(&r.group); err != nil {
+				return err
+			}
+		}
+		row.State = rest.JobRunning
+		return tx.PutTask(in.Job, seq, row)
+	})
+	if err != nil {
+		return nil, "", fmt.Errorf("begin task %s of %s: %w", t.name, in.Job, err)
+	}
+	return r, outcome, nil
+}
+
+// outcomeOf reads an ended task's row; "" says that it is to be run.
+func outcomeOf(row rest.Task, attempt int, t task) string {
+	if t.always && row.Attempt < attempt {
+		return ""
+	}
+	switch row.State {
+	case rest.JobSucceeded, rest.JobWarning:
+		return stepDone
+	case rest.JobFailed:
+		if row.Attempt == attempt {
+			return stepFailed
+		}
+	case rest.JobCancelled:
+		if row.Attempt == attempt {
+			return stepCancelled
+		}
+	}
+	return ""
+}
+
+// endTask records how a task ended, and what it changes, in one transaction.
+func (o *Orchestrator) endTask(ctx context.Context, r *run, seq int, failure error) (string, error) {
+	last := o.clearProgress(taskKey{r.job.ID, r.task.name})
+	outcome := stepDone
+	err := o.insist(ctx, func(tx *store.Tx) error {
+		row, err := tx.Task(r.job.ID, r.task.name)
+		if err != nil {
+			return err
+		}
+		row.Ended, row.Progress, row.Warnings, row.Result = o.now().UTC(), last, r.warnings, r.result
+		row.State = rest.JobSucceeded
+		if len(r.warnings) > 0 {
+			row.State = rest.JobWarning
+		}
+		if failure != nil {
+			outcome, row.State, row.Problem = stepFailed, rest.JobFailed, asRow(failure)
+		}
+		// A task that failed in part still tells what it did: the started
+		// machines of a failover of which one did not start.
+		if err := r.applyThens(tx); err != nil {
+			return err
+		}
+		return tx.PutTask(r.job.ID, seq, row)
+	})
+	if err != nil {
+		return "", fmt.Errorf("end task %s of %s: %w", r.task.name, r.job.ID, err)
+	}
+	o.log.Info("task ended", "job", r.job.ID, "task", r.task.name, "outcome", outcome, "error", failure)
+	return outcome, nil
+}
+
+func (r *run) applyThens(tx *store.Tx) error {
+	if len(r.thens) == 0 {
+		return nil
+	}
+	return tx.ChangeGroup(r.group.ID, func(g *store.Group) error {
+		for _, f := range r.thens {
+			if err := f(tx, g); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// asRow is a problem with the words of its cause, which is not stored.
+func asRow(err error) *problem.Problem {
+	p := *problem.From(err)
+	if p.Err != nil && p.Detail == "" {
+		p.Detail = p.Err.Error()
+	}
+	p.Err = nil
+	return &p
+}
+
+// endJob records the end of a job and moves the group, in one transaction.
+func (o *Orchestrator) endJob(ctx context.Context, in jobInput, p plan, outcome string) error {
+	err := o.insist(ctx, func(tx *store.Tx) error {
+		job, err := tx.Job(in.Job)
+		if err != nil || job.State.Ended() {
+			return err
+		}
+		now := o.now().UTC()
+		job.Ended = now
+		job.State = rest.JobSucceeded
+		job.Errors, job.Warnings = nil, nil
+		for _, t := range job.Tasks {
+			if t.Problem != nil {
+				job.Errors = append(job.Errors, *t.Problem)
+			}
+			job.Warnings = append(job.Warnings, t.Warnings...)
+		}
+		switch {
+		case outcome == stepFailed:
+			job.State = rest.JobFailed
+		case outcome == stepCancelled:
+			job.State = rest.JobCancelled
+		case len(job.Warnings) > 0:
+			job.State = rest.JobWarning
+		}
+		if err := o.skipRest(tx, job, p); err != nil {
+			return err
+		}
+		if err := tx.PutJob(job); err != nil {
+			return err
+		}
+		if err := o.moveGroup(tx, job, outcome, now); err != nil {
+			return err
+		}
+		return tx.InsertEvent(endEvent(job, now))
+	})
+	if err != nil {
+		return fmt.Errorf("end job %s: %w", in.Job, err)
+	}
+	o.mu.Lock()
+	delete(o.cancels, in.Job)
+	o.mu.Unlock()
+	o.wake()
+	return nil
+}
+
+func (o *Orchestrator) skipRest(tx *store.Tx, job store.Job, p plan) error {
+	for i, t := range p.tasks {
+		row, err := tx.Task(job.ID, t.name)
+		if err != nil || row.State != rest.JobPending {
+			continue
+		}
+		row.State = rest.JobSkipped
+		if err := tx.PutTask(job.ID, i, row); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// moveGroup puts the group into the state in which the job leaves it.
+func (o *Orchestrator) moveGroup(tx *store.Tx, job store.Job, outcome string, now time.Time) error {
+	g, err := tx.Group(job.Group)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	to := lifecycle.Succeeded(job.Operation, g.From)
+	if outcome != stepDone {
+		to = lifecycle.Failed(job.Operation, g.From, g.Beyond)
+	}
+	if row, ok := lifecycle.RowOf(job.Operation); ok && row.During == "" && row.Then == "" {
+		to = g.State // the operation ran beside replication, which went on moving it
+	}
+	if outcome != stepDone && to == g.From && !g.State.Moving() {
+		to = g.State
+	}
+	settleTest(&g, job.Operation, outcome)
+	if to == lifecycle.Unprotected {
+		o.live.Forget(g.ID)
+		return tx.DeleteGroup(g.ID)
+	}
+	if to != g.State {
+		g.ChangedAt = now
+	}
+	g.State, g.Running, g.Beyond = to, "", false
+	return tx.PutGroup(&g)
+}
+
+// settleTest ends the moving states of a test failover.
+func settleTest(g *store.Group, op lifecycle.Operation, outcome string) {
+	switch {
+	case op == lifecycle.TestFailover && g.TestAt == nil:
+		g.Test = lifecycle.NoTest // nothing was started
+	case op == lifecycle.TestFailover:
+		g.Test = lifecycle.CleanupPending
+	case op == lifecycle.TestCleanup && outcome == stepDone:
+		g.Test, g.TestAt = lifecycle.NoTest, nil
+	case op == lifecycle.TestCleanup:
+		g.Test = lifecycle.CleanupPending
+	}
+}
+
+func endEvent(job store.Job, now time.Time) rest.Event {
+	e := rest.Event{Time: now, Group: job.Group, Job: job.ID, Code: "JobSucceeded", Severity: "info", Text: fmt.Sprintf("%s of %s: %s", job.Operation, job.Group, job.State)}
+	switch job.State {
+	case rest.JobFailed:
+		e.Code, e.Severity = "JobFailed", "critical"
+		if len(job.Errors) > 0 {
+			e.Text += ": " + job.Errors[0].Error()
+		}
+	case rest.JobCancelled:
+		e.Code, e.Severity = "JobCancelled", "warning"
+	case rest.JobWarning:
+		e.Severity = "warning"
+	}
+	return e
+}
