@@ -214,7 +214,11 @@ func (c *Client) BlockStatus(ctx context.Context, metaContext string, off, lengt
 	}
 	for _, s := range statuses {
 		if c.contexts[s.id] == metaContext {
-			return clip(s.runs, asked.Off, want), nil
+			runs := clip(s.runs, asked.Off, want)
+			if len(runs) == 0 {
+				return nil, fmt.Errorf("%w: block status below the minimum block size", ErrProtocol)
+			}
+			return runs, nil
 		}
 	}
 	err = fmt.Errorf("%w: block status without context %q", ErrProtocol, metaContext)
