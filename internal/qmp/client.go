@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -19,6 +20,10 @@ const maxInBand = 4
 // greetTimeout bounds Dial when its context has no deadline: a monitor socket
 // that another client holds accepts and then says nothing.
 const greetTimeout = 5 * time.Second
+
+// writeTimeout bounds the sending of a command whose context has no deadline:
+// a monitor that reads nothing fills the socket's buffer.
+const writeTimeout = 30 * time.Second
 
 // ErrClosed is returned by commands on a connection that was closed here.
 var ErrClosed = errors.New("qmp: client closed")
@@ -275,22 +280,19 @@ func (c *Client) write(ctx context.Context, req request) (sent bool, err error) 
 	if ctx.Err() != nil {
 		return false, context.Cause(ctx)
 	}
-	stop := context.AfterFunc(ctx, func() { _ = c.conn.SetWriteDeadline(time.Unix(1, 0)) })
-	n, err := c.conn.Write(append(text, '\n'))
-	if !stop() {
-		// The deadline was or is being set; wait cannot be told from
-		// here, so the connection is given up unless all went out.
-		if err == nil {
-			err = c.conn.SetWriteDeadline(time.Time{})
-		}
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		deadline = time.Now().Add(writeTimeout)
 	}
+	if err := c.conn.SetWriteDeadline(deadline); err != nil {
+		return false, fmt.Errorf("write: %w", err)
+	}
+	n, err := c.conn.Write(append(text, '\n'))
 	if err == nil {
 		return true, nil
 	}
-	if n > 0 || ctx.Err() == nil {
+	if n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
 		c.fail(fmt.Errorf("write: %w", err))
-	} else {
-		_ = c.conn.SetWriteDeadline(time.Time{})
 	}
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
