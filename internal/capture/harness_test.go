@@ -65,6 +65,7 @@ type standby struct {
 	delay   time.Duration // before it does
 	forget  bool          // what is not durable is lost with its connection
 	null    bool          // keep nothing
+	images  []*ramDisk    // what the entries make, if somebody wants to compare
 	changed chan struct{}
 }
 
@@ -117,7 +118,7 @@ func (s *standby) Admit(_ context.Context, _ link.Peer, h *link.Hello) error {
 }
 
 func (s *standby) OpenCompare(context.Context, link.Peer, *link.Hello) (link.Comparer, error) {
-	return nil, problem.New(problem.InvalidRequest, "no compare here")
+	return s.comparer(), nil
 }
 
 func (s *standby) OpenStream(_ context.Context, _ link.Peer, h *link.Hello, durable func(dr.Seq)) (link.Welcome, link.StreamSink, error) {
@@ -164,6 +165,9 @@ func (k *memSink) Append(_ context.Context, frame []byte) error {
 			return err
 		}
 		k.s.entries = append(k.s.entries, e)
+		if k.s.images != nil {
+			apply(k.s.t, k.s.images, &e)
+		}
 	}
 	k.next = f.Last()
 	k.work <- k.next

@@ -22,7 +22,7 @@ type Limits struct {
 	// new one begins once the ring is below half of DelayAbove. Default 2 s.
 	MaxTotalDelay time.Duration `json:"maxTotalDelay,omitempty"`
 	// SyncBelow is the fill of the ring, in percent, up to which a
-	// synchronisation may add to it: 1 to 99, default 25.
+	// synchronisation may add to it: 1 to 99, default 40.
 	SyncBelow int `json:"syncBelow,omitempty"`
 }
 
@@ -35,7 +35,7 @@ const (
 	defaultDelayAbove    = 50
 	defaultMaxWriteDelay = 20 * time.Millisecond
 	defaultMaxTotalDelay = 2 * time.Second
-	defaultSyncBelow     = 25
+	defaultSyncBelow     = 40
 )
 
 // withDefaults fills in what is zero.

@@ -100,6 +100,8 @@ type OpenResult struct {
 // SyncRequest starts a synchronisation in the open epoch.
 type SyncRequest struct {
 	Mode resync.Mode `json:"mode"`
+	// Verify compares without sending; Mode is resync.ModeCompare then.
+	Verify bool `json:"verify,omitempty"`
 	// Disks lists what to look at. A disk that is missing is left alone.
 	Disks []SyncDisk `json:"disks"`
 }
@@ -119,12 +121,16 @@ type SyncDisk struct {
 type SyncStatus struct {
 	Running bool        `json:"running"`
 	Mode    resync.Mode `json:"mode,omitempty"`
+	Verify  bool        `json:"verify,omitempty"`
 	Total   int64       `json:"total"`
 	Done    int64       `json:"done"`
 	Sent    int64       `json:"sent"`
 	// Ended is the sync-end entry's number in Epoch; 0 until it is there.
 	Epoch dr.Epoch `json:"epoch"`
 	Ended dr.Seq   `json:"ended"`
+	// Differing and Unsettled are what a verification found.
+	Differing int64 `json:"differing,omitempty"`
+	Unsettled int64 `json:"unsettled,omitempty"`
 	// Error is why the last one ended early.
 	Error *problem.Problem `json:"error,omitempty"`
 }

@@ -51,7 +51,7 @@ type diskState struct {
 
 // liveObserver is told of each live write as it gets its number, under the
 // sequencer's lock.
-type liveObserver func(disk uint16, off, length int64)
+type liveObserver func(seq dr.Seq, disk uint16, off, length int64)
 
 // sequencer numbers the entries of one group and keeps them in its ring until
 // they are durable at the standby. Its lock is held for moments only; nothing
@@ -179,7 +179,7 @@ func (q *sequencer) record(s slot, req completer) {
 	}
 	q.put(s)
 	if q.live != nil {
-		q.live(s.disk, s.off, s.length)
+		q.live(q.head, s.disk, s.off, s.length)
 	}
 	q.counters.Writes++
 	if s.kind == segment.KindTrim {

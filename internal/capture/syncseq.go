@@ -34,8 +34,8 @@ func (q *sequencer) beginSync() (*syncSequencer, error) {
 		return nil, errNotOpen
 	}
 	s := &syncSequencer{q: q, epoch: q.epoch, memory: &syncMemory{}}
-	q.live = func(disk uint16, off, length int64) {
-		s.inflight.Live(disk, extent.Range{Off: off, Len: length})
+	q.live = func(seq dr.Seq, disk uint16, off, length int64) {
+		s.inflight.LiveAt(seq, disk, extent.Range{Off: off, Len: length})
 	}
 	return s, nil
 }
