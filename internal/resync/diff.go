@@ -79,9 +79,9 @@ func (w *worker) diffPieces(ctx context.Context, dev block.Device, j *job, t Tok
 		err error
 	}
 	asked := make(chan answered, 1)
-	ctx, cancel := context.WithCancel(ctx)
+	askCtx, cancel := context.WithCancel(ctx)
 	go func() {
-		a, err := w.ask.Hashes(ctx, &w.req)
+		a, err := w.ask.Hashes(askCtx, &w.req)
 		asked <- answered{a, err}
 	}()
 	rerr := w.read(ctx, dev, j)
