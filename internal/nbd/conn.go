@@ -227,9 +227,12 @@ func (c *Conn) reserve(cost int64) bool {
 		c.waiters--
 	}
 	c.corked = corked
+	if c.broken != nil {
+		return false
+	}
 	c.requests++
 	c.bytes += cost
-	return c.broken == nil
+	return true
 }
 
 // payload reads the data of a WRITE, or skips that of a refused one.
