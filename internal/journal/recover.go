@@ -2,6 +2,7 @@ package journal
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"rebound/internal/dr"
@@ -56,7 +57,7 @@ func (j *Journal) recoverSegment(number uint64, last bool) error {
 		return j.lost(number, err)
 	}
 	if s.sealed {
-		return j.indexSealed(s)
+		return j.indexSealed(s, last)
 	}
 	if s.frames == 0 { // it was made, and nothing came
 		path := s.path
@@ -120,20 +121,27 @@ func (j *Journal) neverWritten(number uint64) bool {
 	return true
 }
 
-// indexSealed takes the extents and controls of a sealed segment.
-func (j *Journal) indexSealed(s *segmentFile) error {
+// indexSealed takes the extents and controls of a sealed segment. When they
+// cannot be read (a crash while sealing can keep the trailer and lose a page
+// before it) the frames themselves are read.
+func (j *Journal) indexSealed(s *segmentFile, last bool) error {
 	records, err := s.readIndex()
-	if err != nil {
-		s.release()
-		return j.lost(s.Number, err)
+	var controls []control
+	if err == nil {
+		controls, err = s.readControls()
 	}
-	controls, err := s.readControls()
-	if err != nil {
-		s.release()
-		return j.lost(s.Number, err)
+	if err == nil {
+		j.adopt(s, records, controls)
+		return nil
 	}
-	j.adopt(s, records, controls)
-	return nil
+	j.log.Warn("index of a segment cannot be read, its frames are", "segment", s.Number, "err", err)
+	want := s.trailer.Last
+	s.sealed, s.frames = false, 0
+	if serr := s.scan(s.trailer.IndexOffset); serr != nil || s.last != want {
+		s.release()
+		return j.lost(s.Number, errors.Join(err, serr))
+	}
+	return j.reopenActive(s, last)
 }
 
 // reopenActive takes an unsealed segment: cut at its last whole frame, and
@@ -175,7 +183,9 @@ func (j *Journal) adopt(s *segmentFile, records []segment.Record, controls []con
 			_ = j.lost(s.Number, err)
 		}
 	}
-	j.hist.advance(s.end())
+	if a.Before(s.end()) {
+		j.hist.advance(s.end())
+	}
 	j.hist.synced = j.synced
 }
 
