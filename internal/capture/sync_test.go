@@ -227,7 +227,7 @@ func verify(t *testing.T, r *rig, req SyncRequest, images []*ramDisk) {
 // TestSyncEndsWithTheStream: a break ends a synchronisation, and the next epoch
 // can have another.
 func TestSyncEndsWithTheStream(t *testing.T) {
-	r := newRig(t, 1, Limits{RingBytes: 2 << 20})
+	r := newRig(t, 1, Limits{RingBytes: 2 << 20, SyncBelow: 1})
 	r.standby.set(func(s *standby) { s.lazy = true })
 	src := &ramDisk{data: bytes.Repeat([]byte{1}, testDiskSize)}
 	req := SyncRequest{Mode: resync.ModeCopy, Disks: []SyncDisk{{Socket: serveSources(t, r.dir, []*ramDisk{src}), Export: ExportName(0), All: true}}}
