@@ -38,6 +38,11 @@ type record struct {
 	// DiskPaths holds where disks lie that are not in the folder.
 	DiskPaths map[dr.DiskID]string `json:"diskPaths,omitempty"`
 	Recovered *recovered           `json:"recovered,omitempty"`
+	// Devices holds, for an imported machine, the QOM path of each disk's
+	// device; those of our own machines carry the disk's name.
+	Devices map[dr.DiskID]string `json:"devices,omitempty"`
+	// NVRAMPath is where an imported machine keeps its UEFI variables.
+	NVRAMPath string `json:"nvramPath,omitempty"`
 }
 
 const recordVersion = 1
