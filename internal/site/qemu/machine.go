@@ -139,8 +139,10 @@ func (m *machine) overlayPath(id dr.DiskID) string { return m.path(string(id) + 
 
 // describe returns what the site knows of the machine.
 func (m *machine) describe(ctx context.Context, rec *record) site.Machine {
+	def := rec.present()
+	def.Name = m.name // that of a test differs from its definition's
 	return site.Machine{
-		Definition: rec.present(),
+		Definition: def,
 		State:      m.state(ctx, rec),
 		Imported:   rec.Imported,
 		Standby:    rec.Standby,

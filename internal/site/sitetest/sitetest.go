@@ -1,0 +1,545 @@
+// Package sitetest is the conformance suite of package site: what every driver
+// must do, stated as tests. A driver's own tests call Run with a Factory; so
+// does "rebound site validate". The suite needs no guest operating system: a
+// machine whose disks are empty sits in its firmware.
+package sitetest
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"rebound/internal/block"
+	"rebound/internal/dr"
+	"rebound/internal/problem"
+	"rebound/internal/site"
+)
+
+// Factory makes what the suite works on.
+type Factory struct {
+	// New returns a driver over an empty datastore. What it started is
+	// stopped by the test's clean-up.
+	New func(t *testing.T) site.Driver
+	// Reopen returns another driver over the same datastore, as after a
+	// restart of the gateway, and closes the first; nil when a site has no
+	// life beyond its driver.
+	Reopen func(t *testing.T, d site.Driver) site.Driver
+	// View serves content as a read-only view until the test ends; nil
+	// leaves out BootFromView.
+	View func(t *testing.T, content []byte) (socket, export string)
+	// Network is a network of the site that machines can start on.
+	Network string
+}
+
+// diskSize of the suite's machines: room for content at both ends.
+const diskSize = 4 << 20
+
+// Run runs the whole suite.
+func Run(t *testing.T, f Factory) {
+	tests := []struct {
+		name string
+		run  func(*suite)
+	}{
+		{"Inventory", (*suite).inventory},
+		{"Create", (*suite).create},
+		{"BadDefinitions", (*suite).badDefinitions},
+		{"UnknownNames", (*suite).unknownNames},
+		{"Power", (*suite).power},
+		{"PausedStart", (*suite).pausedStart},
+		{"OpenDisk", (*suite).openDisk},
+		{"Delete", (*suite).remove},
+		{"Update", (*suite).update},
+		{"Standby", (*suite).standby},
+		{"ManyAtOnce", (*suite).manyAtOnce},
+		{"Recovered", (*suite).recovered},
+		{"RecoveredTest", (*suite).recoveredTest},
+		{"Commit", (*suite).commit},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			test.run(&suite{T: t, f: f, ctx: ctx, d: f.New(t)})
+		})
+	}
+}
+
+type suite struct {
+	*testing.T
+	f   Factory
+	ctx context.Context
+	d   site.Driver
+}
+
+// definition is a small machine of the suite.
+func (s *suite) definition(name dr.MachineName) dr.Definition {
+	return dr.Definition{
+		Name: name, UUID: "0b2f2f8e-40a5-4a4f-8d3c-54a3f5a3c0de", CPUs: 1, MemoryMiB: 32,
+		Firmware: dr.BIOS, MachineType: "q35",
+		NICs: []dr.NIC{{MAC: "52:54:00:aa:bb:cc", Network: s.f.Network, Model: "virtio-net-pci"}},
+		Disks: []dr.DiskSpec{
+			{ID: "disk0", Bus: "virtio", Serial: "one", SizeBytes: diskSize},
+			{ID: "disk1", Bus: "scsi", SizeBytes: diskSize},
+			{ID: "disk2", Bus: "sata", Serial: "three", SizeBytes: diskSize},
+		},
+	}
+}
+
+func (s *suite) must(err error) {
+	s.Helper()
+	if err != nil {
+		s.Fatal(err)
+	}
+}
+
+func (s *suite) code(err error, code problem.Code) {
+	s.Helper()
+	if !problem.HasCode(err, code) {
+		s.Fatalf("got %v, want a problem %s", err, code)
+	}
+}
+
+func (s *suite) state(name dr.MachineName, want site.PowerState) {
+	s.Helper()
+	m, err := s.d.Machine(s.ctx, name)
+	s.must(err)
+	if m.State != want {
+		s.Fatalf("machine %s is %s, want %s", name, m.State, want)
+	}
+}
+
+// write puts content on a disk through OpenDisk.
+func (s *suite) write(name dr.MachineName, disk dr.DiskID, content []byte, off int64) {
+	s.Helper()
+	dev, err := s.d.OpenDisk(s.ctx, name, disk)
+	s.must(err)
+	s.must(dev.WriteAt(s.ctx, content, off))
+	s.must(dev.Flush(s.ctx))
+	s.must(dev.Close())
+}
+
+func (s *suite) read(name dr.MachineName, disk dr.DiskID, n int, off int64) []byte {
+	s.Helper()
+	dev, err := s.d.OpenDisk(s.ctx, name, disk)
+	s.must(err)
+	content := make([]byte, n)
+	s.must(dev.ReadAt(s.ctx, content, off))
+	s.must(dev.Close())
+	return content
+}
+
+// reopen goes on with a new driver where the site outlives its driver.
+func (s *suite) reopen() {
+	s.Helper()
+	if s.f.Reopen != nil {
+		s.d = s.f.Reopen(s.T, s.d)
+	}
+}
+
+func (s *suite) inventory() {
+	list, err := s.d.Machines(s.ctx)
+	s.must(err)
+	if len(list) != 0 {
+		s.Fatalf("an empty site holds %v", list)
+	}
+	free, total, err := s.d.Room(s.ctx)
+	s.must(err)
+	if free <= 0 || total < free {
+		s.Errorf("room: %d free of %d", free, total)
+	}
+	networks, err := s.d.Networks(s.ctx)
+	s.must(err)
+	if !slices.ContainsFunc(networks, func(n site.Network) bool { return n.Name == s.f.Network && !n.Test }) {
+		s.Errorf("networks %v lack %s", networks, s.f.Network)
+	}
+	caps := s.d.Capabilities()
+	_, isCapturer := s.d.(site.Capturer)
+	_, isBoot := s.d.(site.BootFromView)
+	_, isImporter := s.d.(site.Importer)
+	if caps.Capturer && !isCapturer || caps.BootFromView && !isBoot || caps.Importer && !isImporter {
+		s.Errorf("capabilities %+v promise more than the driver implements", caps)
+	}
+	s.must(s.d.Create(s.ctx, s.definition("b")))
+	s.must(s.d.Create(s.ctx, s.definition("a")))
+	s.reopen()
+	list, err = s.d.Machines(s.ctx)
+	s.must(err)
+	if len(list) != 2 || list[0].Definition.Name != "a" || list[1].Definition.Name != "b" {
+		s.Fatalf("got %+v, want machines a and b", list)
+	}
+}
+
+func (s *suite) create() {
+	def := s.definition("web")
+	s.must(s.d.Create(s.ctx, def))
+	s.must(s.d.Create(s.ctx, def))
+	m, err := s.d.Machine(s.ctx, "web")
+	s.must(err)
+	if m.State != site.Off || m.Standby || m.Imported || m.Definition.MemoryMiB != 32 || len(m.Definition.Disks) != 3 {
+		s.Fatalf("got %+v", m)
+	}
+	if got := s.read("web", "disk2", diskSize, 0); !bytes.Equal(got, make([]byte, diskSize)) {
+		s.Error("a new disk is not empty")
+	}
+	other := def
+	other.MemoryMiB = 48
+	s.code(s.d.Create(s.ctx, other), problem.NameTaken)
+}
+
+func (s *suite) badDefinitions() {
+	for name, c := range map[string]struct {
+		code   problem.Code
+		change func(*dr.Definition)
+	}{
+		"name":   {problem.InvalidName, func(d *dr.Definition) { d.Name = "../evil" }},
+		"empty":  {problem.InvalidName, func(d *dr.Definition) { d.Name = "" }},
+		"memory": {problem.InvalidRequest, func(d *dr.Definition) { d.MemoryMiB = 0 }},
+		"cpus":   {problem.InvalidRequest, func(d *dr.Definition) { d.CPUs = -1 }},
+		"size":   {problem.DiskNotSupported, func(d *dr.Definition) { d.Disks[1].SizeBytes = 1000 }},
+		"none":   {problem.DiskNotSupported, func(d *dr.Definition) { d.Disks[0].SizeBytes = 0 }},
+	} {
+		def := s.definition("web")
+		c.change(&def)
+		if err := s.d.Create(s.ctx, def); !problem.HasCode(err, c.code) {
+			s.Errorf("%s: got %v, want %s", name, err, c.code)
+		}
+	}
+	if list, err := s.d.Machines(s.ctx); err != nil || len(list) != 0 {
+		s.Errorf("something was made: %v, %v", list, err)
+	}
+}
+
+func (s *suite) unknownNames() {
+	_, err := s.d.Machine(s.ctx, "nobody")
+	s.code(err, problem.UnknownMachine)
+	s.code(s.d.Start(s.ctx, "nobody", site.StartOptions{}), problem.UnknownMachine)
+	s.code(s.d.Stop(s.ctx, "nobody", site.Hard, 0), problem.UnknownMachine)
+	s.code(s.d.Update(s.ctx, s.definition("nobody")), problem.UnknownMachine)
+	s.code(s.d.SetStandby(s.ctx, "nobody", true), problem.UnknownMachine)
+	_, err = s.d.OpenDisk(s.ctx, "nobody", "disk0")
+	s.code(err, problem.UnknownMachine)
+	_, err = s.d.DiskPath(s.ctx, "nobody", "disk0")
+	s.code(err, problem.UnknownMachine)
+	// What is deleted cannot be told from what never was.
+	s.must(s.d.Delete(s.ctx, "nobody", false))
+
+	s.must(s.d.Create(s.ctx, s.definition("web")))
+	_, err = s.d.OpenDisk(s.ctx, "web", "disk9")
+	s.code(err, problem.UnknownDisk)
+	_, err = s.d.DiskPath(s.ctx, "web", "disk9")
+	s.code(err, problem.UnknownDisk)
+	def := s.definition("lost")
+	def.NICs[0].Network = "no-such-network"
+	s.must(s.d.Create(s.ctx, def))
+	s.code(s.d.Start(s.ctx, "lost", site.StartOptions{}), problem.UnknownNetwork)
+	s.state("lost", site.Off)
+}
+
+func (s *suite) power() {
+	s.must(s.d.Create(s.ctx, s.definition("web")))
+	s.must(s.d.Stop(s.ctx, "web", site.Graceful, time.Second)) // it is off
+	s.must(s.d.Start(s.ctx, "web", site.StartOptions{}))
+	s.must(s.d.Start(s.ctx, "web", site.StartOptions{}))
+	s.state("web", site.Running)
+	s.reopen()
+	s.state("web", site.Running)
+	s.code(s.d.Delete(s.ctx, "web", false), problem.MachineRunning)
+	changed := s.definition("web")
+	changed.CPUs = 2
+	s.code(s.d.Update(s.ctx, changed), problem.MachineRunning)
+	s.must(s.d.Stop(s.ctx, "web", site.GracefulThenHard, 200*time.Millisecond))
+	s.must(s.d.Stop(s.ctx, "web", site.Hard, 0))
+	s.state("web", site.Off)
+	s.must(s.d.Start(s.ctx, "web", site.StartOptions{}))
+	s.must(s.d.Stop(s.ctx, "web", site.Hard, 0))
+	s.state("web", site.Off)
+}
+
+func (s *suite) pausedStart() {
+	s.must(s.d.Create(s.ctx, s.definition("web")))
+	s.must(s.d.Start(s.ctx, "web", site.StartOptions{Paused: true}))
+	s.must(s.d.Start(s.ctx, "web", site.StartOptions{Paused: true}))
+	s.state("web", site.Paused)
+	s.code(s.d.Stop(s.ctx, "web", site.Graceful, 100*time.Millisecond), problem.MachineRunning)
+	s.must(s.d.Start(s.ctx, "web", site.StartOptions{}))
+	s.state("web", site.Running)
+	s.must(s.d.Stop(s.ctx, "web", site.Hard, 0))
+}
+
+func (s *suite) openDisk() {
+	s.must(s.d.Create(s.ctx, s.definition("web")))
+	content := bytes.Repeat([]byte("rebound."), 512)
+	s.write("web", "disk1", content, diskSize-4096)
+	if got := s.read("web", "disk1", 4096, diskSize-4096); !bytes.Equal(got, content) {
+		s.Fatal("a disk forgot what was written")
+	}
+	dev, err := s.d.OpenDisk(s.ctx, "web", "disk0")
+	s.must(err)
+	if dev.Size() != diskSize {
+		s.Errorf("size %d, want %d", dev.Size(), diskSize)
+	}
+	_, err = s.d.OpenDisk(s.ctx, "web", "disk0")
+	s.code(err, problem.MachineInUse)
+	s.code(s.d.Start(s.ctx, "web", site.StartOptions{}), problem.MachineInUse)
+	s.state("web", site.Off)
+	s.must(dev.Close())
+	s.must(s.d.Start(s.ctx, "web", site.StartOptions{}))
+	_, err = s.d.OpenDisk(s.ctx, "web", "disk0")
+	s.code(err, problem.MachineRunning)
+	s.must(s.d.Stop(s.ctx, "web", site.Hard, 0))
+	if got := s.read("web", "disk1", 4096, diskSize-4096); !bytes.Equal(got, content) {
+		s.Fatal("a run changed a disk that no guest wrote to")
+	}
+}
+
+func (s *suite) remove() {
+	def := s.definition("web")
+	s.must(s.d.Create(s.ctx, def))
+	s.write("web", "disk0", []byte("stays"), 1<<20)
+	s.must(s.d.Delete(s.ctx, "web", true))
+	s.must(s.d.Delete(s.ctx, "web", true))
+	_, err := s.d.Machine(s.ctx, "web")
+	s.code(err, problem.UnknownMachine)
+	s.must(s.d.Create(s.ctx, def))
+	if got := s.read("web", "disk0", 5, 1<<20); string(got) != "stays" {
+		s.Fatalf("a kept disk holds %q", got)
+	}
+	s.must(s.d.Delete(s.ctx, "web", false))
+	s.must(s.d.Create(s.ctx, def))
+	if got := s.read("web", "disk0", 5, 1<<20); !bytes.Equal(got, make([]byte, 5)) {
+		s.Fatalf("a deleted disk holds %q", got)
+	}
+}
+
+func (s *suite) update() {
+	s.must(s.d.Create(s.ctx, s.definition("web")))
+	s.write("web", "disk0", []byte("stays"), 0)
+	def := s.definition("web")
+	def.MemoryMiB = 48
+	def.NICs = append(def.NICs, dr.NIC{MAC: "52:54:00:aa:bb:cd", Network: s.f.Network, Model: "e1000"})
+	def.Disks[0].SizeBytes *= 2
+	def.Disks = append(def.Disks, dr.DiskSpec{ID: "disk3", Bus: "virtio", SizeBytes: diskSize})
+	s.must(s.d.Update(s.ctx, def))
+	s.must(s.d.Update(s.ctx, def))
+	s.reopen()
+	m, err := s.d.Machine(s.ctx, "web")
+	s.must(err)
+	if m.Definition.MemoryMiB != 48 || len(m.Definition.NICs) != 2 || len(m.Definition.Disks) != 4 {
+		s.Fatalf("got %+v", m.Definition)
+	}
+	if got := s.read("web", "disk0", 5, 0); string(got) != "stays" {
+		s.Fatalf("a grown disk holds %q", got)
+	}
+	s.read("web", "disk3", diskSize, 0)
+	def.Disks[0].SizeBytes = diskSize
+	s.code(s.d.Update(s.ctx, def), problem.DiskNotSupported)
+	s.must(s.d.Start(s.ctx, "web", site.StartOptions{}))
+	s.state("web", site.Running)
+	s.must(s.d.Stop(s.ctx, "web", site.Hard, 0))
+}
+
+func (s *suite) standby() {
+	s.must(s.d.Create(s.ctx, s.definition("web")))
+	s.must(s.d.SetStandby(s.ctx, "web", true))
+	s.must(s.d.SetStandby(s.ctx, "web", true))
+	s.reopen()
+	m, err := s.d.Machine(s.ctx, "web")
+	s.must(err)
+	if !m.Standby {
+		s.Fatal("the mark is lost")
+	}
+	s.code(s.d.Start(s.ctx, "web", site.StartOptions{}), problem.MachineInUse)
+	s.code(s.d.Delete(s.ctx, "web", false), problem.MachineInUse)
+	s.state("web", site.Off)
+	s.write("web", "disk0", []byte("by the journal"), 0) // that is what it is for
+	s.must(s.d.SetStandby(s.ctx, "web", false))
+	s.must(s.d.Start(s.ctx, "web", site.StartOptions{}))
+	s.must(s.d.Stop(s.ctx, "web", site.Hard, 0))
+}
+
+func (s *suite) manyAtOnce() {
+	names := []dr.MachineName{"a", "b", "c"}
+	var wg sync.WaitGroup
+	for _, name := range names {
+		for range 2 { // the same call twice at a time
+			wg.Go(func() {
+				if err := s.d.Create(s.ctx, s.definition(name)); err != nil {
+					s.Error(err)
+				}
+				if err := s.d.Start(s.ctx, name, site.StartOptions{}); err != nil {
+					s.Error(err)
+				}
+			})
+		}
+	}
+	wg.Wait()
+	for _, name := range names {
+		s.state(name, site.Running)
+		wg.Go(func() {
+			if err := s.d.Stop(s.ctx, name, site.Hard, 0); err != nil {
+				s.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	for _, name := range names {
+		s.state(name, site.Off)
+	}
+}
+
+// boot returns the driver's ability to run machines on views, or skips.
+func (s *suite) boot() site.BootFromView {
+	s.Helper()
+	b, ok := s.d.(site.BootFromView)
+	if !ok || !s.d.Capabilities().BootFromView || s.f.View == nil {
+		s.Skip("the driver cannot boot from views")
+	}
+	return b
+}
+
+// viewContent is what a view of the suite holds.
+func viewContent(disk dr.DiskID) []byte {
+	content := make([]byte, diskSize)
+	copy(content[1<<20:], "view of "+string(disk))
+	return content
+}
+
+func (s *suite) spec(name dr.MachineName) site.RecoveredSpec {
+	s.Helper()
+	spec := site.RecoveredSpec{Definition: s.definition(name)}
+	spec.Definition.MemoryMiB = 40
+	for _, disk := range spec.Definition.Disks {
+		socket, export := s.f.View(s.T, viewContent(disk.ID))
+		spec.Disks = append(spec.Disks, site.ViewDisk{Disk: disk.ID, Socket: socket, Export: export})
+	}
+	return spec
+}
+
+func (s *suite) recovered() {
+	b := s.boot()
+	s.must(s.d.Create(s.ctx, s.definition("web")))
+	s.must(s.d.SetStandby(s.ctx, "web", true))
+	spec := s.spec("web")
+	for range 2 {
+		name, err := b.StartRecovered(s.ctx, spec)
+		s.must(err)
+		if name != "web" {
+			s.Fatalf("got name %s", name)
+		}
+	}
+	s.state("web", site.Running)
+	_, err := s.d.OpenDisk(s.ctx, "web", "disk0")
+	s.code(err, problem.MachineInUse)
+	other := spec
+	other.Disks = slices.Clone(spec.Disks)
+	other.Disks[0], other.Disks[1] = spec.Disks[1], spec.Disks[0]
+	other.Disks[0].Disk, other.Disks[1].Disk = "disk0", "disk1"
+	_, err = b.StartRecovered(s.ctx, other)
+	s.code(err, problem.MachineRunning)
+	s.must(s.d.Stop(s.ctx, "web", site.Hard, 0))
+	s.state("web", site.Off)
+	s.must(s.d.Start(s.ctx, "web", site.StartOptions{})) // on its overlay again
+	s.state("web", site.Running)
+	for range 2 {
+		s.must(b.DiscardRecovered(s.ctx, "web"))
+	}
+	s.must(b.DiscardRecovered(s.ctx, "nobody"))
+	m, err := s.d.Machine(s.ctx, "web")
+	s.must(err)
+	if m.State != site.Off || !m.Standby || m.Definition.MemoryMiB != 32 {
+		s.Fatalf("after discarding: %+v", m)
+	}
+	if got := s.read("web", "disk0", diskSize, 0); !bytes.Equal(got, make([]byte, diskSize)) {
+		s.Fatal("the standby's own disk was written")
+	}
+	_, err = b.StartRecovered(s.ctx, other) // now it may
+	s.must(err)
+	s.must(b.DiscardRecovered(s.ctx, "web"))
+}
+
+func (s *suite) recoveredTest() {
+	b := s.boot()
+	s.must(s.d.Create(s.ctx, s.definition("web")))
+	s.must(s.d.SetStandby(s.ctx, "web", true))
+	spec := s.spec("web")
+	spec.Test, spec.Network = true, "drill"
+	name, err := b.StartRecovered(s.ctx, spec)
+	s.must(err)
+	if name != "web-test" {
+		s.Fatalf("got name %s", name)
+	}
+	m, err := s.d.Machine(s.ctx, "web-test")
+	s.must(err)
+	if m.State != site.Running || m.Definition.Name != "web-test" {
+		s.Fatalf("got %+v", m)
+	}
+	s.state("web", site.Off)
+	isDrill := func(n site.Network) bool { return n.Name == "drill" && n.Test }
+	networks, err := s.d.Networks(s.ctx)
+	s.must(err)
+	if !slices.ContainsFunc(networks, isDrill) {
+		s.Errorf("networks %v lack the test network", networks)
+	}
+	s.code(b.CommitRecovered(s.ctx, "web-test", nil, nil), problem.OperationNotAllowed)
+	s.must(b.DiscardRecovered(s.ctx, "web-test"))
+	_, err = s.d.Machine(s.ctx, "web-test")
+	s.code(err, problem.UnknownMachine)
+	networks, err = s.d.Networks(s.ctx)
+	s.must(err)
+	if slices.ContainsFunc(networks, isDrill) {
+		s.Error("the test network stays without members")
+	}
+}
+
+func (s *suite) commit() {
+	b := s.boot()
+	s.must(s.d.Create(s.ctx, s.definition("web")))
+	s.must(s.d.SetStandby(s.ctx, "web", true))
+	bases := map[dr.DiskID]string{}
+	for _, disk := range s.definition("web").Disks {
+		path, err := s.d.DiskPath(s.ctx, "web", disk.ID)
+		s.must(err)
+		s.must(os.WriteFile(path, viewContent(disk.ID), 0o600))
+		bases[disk.ID] = path
+	}
+	s.code(b.CommitRecovered(s.ctx, "web", bases, nil), problem.OperationNotAllowed)
+	spec := s.spec("web")
+	_, err := b.StartRecovered(s.ctx, spec)
+	s.must(err)
+	// A base that somebody holds cannot be taken; trying harms nothing.
+	held, err := block.OpenFile(bases["disk0"], block.FileOptions{Lock: true})
+	s.must(err)
+	s.code(b.CommitRecovered(s.ctx, "web", bases, nil), problem.MachineInUse)
+	s.must(held.Close())
+	s.state("web", site.Running)
+	for range 2 {
+		s.must(b.CommitRecovered(s.ctx, "web", bases, nil))
+	}
+	s.reopen()
+	m, err := s.d.Machine(s.ctx, "web")
+	s.must(err)
+	if m.State != site.Running || m.Standby || m.Definition.MemoryMiB != 40 {
+		s.Fatalf("after commit: %+v", m)
+	}
+	if c, ok := s.d.(site.Capturer); ok && s.d.Capabilities().Capturer {
+		bitmaps, err := c.Bitmaps(s.ctx, "web")
+		s.must(err)
+		if !slices.Contains(bitmaps, site.CommitBitmap) {
+			s.Errorf("bitmaps %v lack %s", bitmaps, site.CommitBitmap)
+		}
+	}
+	s.must(s.d.Stop(s.ctx, "web", site.Hard, 0))
+	for _, disk := range m.Definition.Disks {
+		if got := s.read("web", disk.ID, diskSize, 0); !bytes.Equal(got, viewContent(disk.ID)) {
+			s.Errorf("disk %s differs from its view though no guest wrote to it", disk.ID)
+		}
+	}
+	s.must(s.d.Start(s.ctx, "web", site.StartOptions{}))
+	s.state("web", site.Running)
+	s.must(s.d.Stop(s.ctx, "web", site.Hard, 0))
+	s.must(s.d.Delete(s.ctx, "web", false))
+}
