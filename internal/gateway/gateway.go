@@ -1,0 +1,174 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"rebound/internal/control"
+	"rebound/internal/dr"
+	"rebound/internal/gateway/source"
+	"rebound/internal/gateway/standby"
+	"rebound/internal/identity"
+	"rebound/internal/link"
+	"rebound/internal/site"
+)
+
+// Config of a gateway.
+type Config struct {
+	Name dr.GatewayID
+	Site dr.SiteID
+	// Dir keeps everything that the gateway must not lose: journals,
+	// specs, the command ledger. RunDir keeps sockets; its path is short
+	// (a Unix socket's path has at most 107 bytes).
+	Dir, RunDir string
+	// VaultAddr is host:port.
+	VaultAddr string
+	// DataListen is where streams are accepted; DataAddr is the address
+	// told to others, by default the one listened on.
+	DataListen, DataAddr string
+	Identity             identity.Bundle
+	Driver               site.Driver
+	// CaptureArgv starts a capture process, without its arguments.
+	CaptureArgv []string
+	Log         *slog.Logger
+}
+
+// Gateway is the process.
+type Gateway struct {
+	cfg    Config
+	log    *slog.Logger
+	driver site.Driver
+	ledger *control.Ledger
+	events *eventLog
+
+	standby *standby.Host
+	link    *link.Server
+	lis     net.Listener
+
+	// ctx is the gateway's life; commands start work that outlives them.
+	ctx context.Context
+
+	mu      sync.Mutex
+	sources map[dr.GroupID]*source.Group
+	fences  map[dr.GroupID]dr.Generation // newest generation known to have gone elsewhere
+	poke    chan struct{}                // a report is due now
+}
+
+// Open reads the gateway's state and binds its data port; it starts nothing.
+func Open(ctx context.Context, cfg Config) (*Gateway, error) {
+	for _, dir := range []string{cfg.Dir, cfg.RunDir, filepath.Join(cfg.Dir, "sources")} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("make gateway directory: %w", err)
+		}
+	}
+	ledger, err := control.OpenLedger(filepath.Join(cfg.Dir, "commands.ledger"), time.Now())
+	if err != nil {
+		return nil, err
+	}
+	g := &Gateway{
+		cfg: cfg, log: cfg.Log, driver: cfg.Driver, ledger: ledger, ctx: ctx,
+		sources: map[dr.GroupID]*source.Group{}, fences: map[dr.GroupID]dr.Generation{}, poke: make(chan struct{}, 1),
+	}
+	g.events = newEventLog(g.Poke)
+	if err := g.openData(ctx); err != nil {
+		ledger.Close()
+		return nil, err
+	}
+	return g, nil
+}
+
+// openData binds the data port and opens the journals.
+func (g *Gateway) openData(ctx context.Context) error {
+	tlsCfg, err := g.cfg.Identity.ServerTLS(identity.RoleGateway)
+	if err != nil {
+		return err
+	}
+	lis, err := net.Listen("tcp", g.cfg.DataListen)
+	if err != nil {
+		return fmt.Errorf("listen for data: %w", err)
+	}
+	host, err := standby.Open(ctx, standby.Config{
+		Dir: filepath.Join(g.cfg.Dir, "journals"), RunDir: g.cfg.RunDir, Driver: g.driver,
+		Log: g.log, Event: g.events.add, Changed: g.Poke,
+	})
+	if err != nil {
+		lis.Close()
+		return err
+	}
+	// A clock that is off is an alarm of the vault's, not a reason to stop
+	// protecting: times in the journal are the source's own.
+	srv, err := link.NewServer(link.ServerConfig{TLS: tlsCfg, Handler: host, MaxClockSkew: -1, Log: g.log})
+	if err != nil {
+		return errors.Join(err, host.Close(), lis.Close())
+	}
+	host.SetFence(srv.Fence)
+	g.lis, g.standby, g.link = lis, host, srv
+	return nil
+}
+
+// Run serves until ctx ends: the data port, the vault's commands, reports, and
+// the sources and journals that were there before.
+func (g *Gateway) Run(ctx context.Context) error {
+	defer g.ledger.Close()
+	tlsCfg, err := g.cfg.Identity.ClientTLS(identity.RoleVault, "")
+	if err != nil {
+		return err
+	}
+	if err := g.openSources(ctx); err != nil {
+		return err
+	}
+	grp, ctx := errgroup.WithContext(ctx)
+	grp.Go(func() error { return ignoreStop(ctx, g.link.Serve(ctx, g.lis)) })
+	grp.Go(func() error { return g.standby.Run(ctx) })
+	grp.Go(func() error { return ignoreStop(ctx, g.runReports(ctx, tlsCfg)) })
+	srv := control.NewServer(ctx, g, g.ledger, g.log)
+	grp.Go(func() error { return ignoreStop(ctx, srv.Run(ctx, g.cfg.VaultAddr, tlsCfg)) })
+	err = grp.Wait()
+	srv.Close()
+	return errors.Join(err, g.close())
+}
+
+// ignoreStop turns the error of something that ended because ctx did into nil.
+func ignoreStop(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// close lets go of sources and journals. Captures go on by themselves: the
+// next process adopts them.
+func (g *Gateway) close() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, s := range g.sources {
+		s.Close()
+	}
+	return g.standby.Close()
+}
+
+func (g *Gateway) dataAddr() string {
+	if g.cfg.DataAddr != "" {
+		return g.cfg.DataAddr
+	}
+	return g.lis.Addr().String()
+}
+
+// Poke makes the gateway report at once.
+func (g *Gateway) Poke() {
+	select {
+	case g.poke <- struct{}{}:
+	default:
+	}
+}
+
+var _ control.Commands = (*Gateway)(nil)

@@ -1,0 +1,149 @@
+package standby
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"rebound/internal/control"
+	"rebound/internal/dr"
+	"rebound/internal/journal"
+	"rebound/internal/problem"
+)
+
+// commit makes the recovered machines independent of the journal while they
+// run. The order is what makes a crash harmless at every line: the decision is
+// recorded; what the fenced source holds beyond the point is saved; the bases
+// become equal to the views; the views are served from the bases, so that the
+// journal can let go of them; the machines move; the journal ends.
+func (g *group) commit(ctx context.Context, pos dr.Position, progress func(done, total int64)) (control.CommitResult, error) {
+	g.work.Lock()
+	defer g.work.Unlock()
+	set := g.settings()
+	if set.Phase == phaseCommitted {
+		return g.commitResult()
+	}
+	if err := checkCommit(set, pos); err != nil {
+		return control.CommitResult{}, err
+	}
+	if err := g.save(func(s *settings) { s.Phase, s.Commit = phaseCommitting, pos }); err != nil {
+		return control.CommitResult{}, err
+	}
+	if err := g.makeBases(ctx, pos, progress); err != nil {
+		return control.CommitResult{}, err
+	}
+	if err := g.moveMachines(ctx, progress); err != nil {
+		return control.CommitResult{}, err
+	}
+	if err := g.save(func(s *settings) { s.Phase, s.Recovered = phaseCommitted, nil }); err != nil {
+		return control.CommitResult{}, err
+	}
+	if err := g.closeJournal(); err != nil {
+		return control.CommitResult{}, err
+	}
+	return g.commitResult()
+}
+
+// ownerVM is a journal's owner once the machines have its bases.
+const ownerVM = "vm"
+
+// checkCommit demands that exactly the group's machines run, all at pos.
+func checkCommit(set settings, pos dr.Position) error {
+	running := map[dr.MachineName]bool{}
+	for _, r := range set.Recovered {
+		if r.Test {
+			return problem.New(problem.PointInUse, "the test machine %s runs on the journal: clean the test up first", r.Name)
+		}
+		if r.Position != pos {
+			return problem.New(problem.OperationNotAllowed, "%s runs at %s, the commit is of %s", r.Name, r.Position, pos)
+		}
+		running[r.Machine] = !r.Started.IsZero()
+	}
+	for _, def := range set.Request.Definitions {
+		if !running[def.Name] {
+			return problem.New(problem.MachineNotRunning, "%s does not run on the journal", def.Name)
+		}
+	}
+	return nil
+}
+
+// makeBases folds the bases to pos and takes them out of the journal's hands.
+func (g *group) makeBases(ctx context.Context, pos dr.Position, progress func(done, total int64)) error {
+	if g.jrn.Status().Owner == ownerVM {
+		return nil
+	}
+	if _, err := g.jrn.RollbackSet(pos); err != nil {
+		return fmt.Errorf("save what the old source holds beyond the point: %w", err)
+	}
+	if err := g.jrn.FoldExactly(ctx, pos, progress); err != nil {
+		return fmt.Errorf("fold bases to %s: %w", pos, err)
+	}
+	for _, r := range g.settings().Recovered {
+		if err := g.serveBases(r); err != nil {
+			return err
+		}
+	}
+	if err := g.jrn.Release(); err != nil {
+		return fmt.Errorf("release bases: %w", err)
+	}
+	return nil
+}
+
+// moveMachines lets every machine run on its bases.
+func (g *group) moveMachines(ctx context.Context, progress func(done, total int64)) error {
+	sum := newSum(progress)
+	return each(ctx, g.settings().Recovered, func(ctx context.Context, r recovered) error {
+		bases := map[dr.DiskID]string{}
+		for i, d := range g.disksOf(r.Machine) {
+			bases[d.Disk] = g.settings().BasePaths[i]
+		}
+		if err := g.host.cfg.Driver.SetStandby(ctx, r.Name, false); err != nil {
+			return fmt.Errorf("release machine %s: %w", r.Name, err)
+		}
+		if err := g.host.boot.CommitRecovered(ctx, r.Name, bases, sum.part()); err != nil {
+			return fmt.Errorf("commit %s: %w", r.Name, err)
+		}
+		return nil
+	})
+}
+
+func (g *group) commitResult() (control.CommitResult, error) {
+	_, set, err := journal.LoadRollbackSet(g.journalDir(), nil)
+	if err != nil {
+		return control.CommitResult{}, err
+	}
+	var n int64
+	for _, s := range set {
+		n += s.Bytes()
+	}
+	return control.CommitResult{RollbackBytes: n}, nil
+}
+
+// sum adds the progress of parts that run at the same time.
+type sum struct {
+	mu          sync.Mutex
+	done, total map[int]int64
+	report      func(done, total int64)
+}
+
+func newSum(report func(done, total int64)) *sum {
+	return &sum{done: map[int]int64{}, total: map[int]int64{}, report: report}
+}
+
+// part returns the progress function of a new part.
+func (s *sum) part() func(done, total int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	id := len(s.total)
+	s.total[id] = 0
+	return func(done, total int64) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.done[id], s.total[id] = done, total
+		var d, t int64
+		for i := range s.total {
+			d, t = d+s.done[i], t+s.total[i]
+		}
+		s.report(d, t)
+	}
+}

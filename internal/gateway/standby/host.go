@@ -1,0 +1,274 @@
+package standby
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"rebound/internal/control"
+	"rebound/internal/dr"
+	"rebound/internal/problem"
+	"rebound/internal/site"
+)
+
+// foldEvery is how often a journal's bases are moved towards its head and its
+// old redo is dropped.
+const foldEvery = 20 * time.Second
+
+// Config of a Host.
+type Config struct {
+	// Dir keeps a folder a group. RunDir keeps the sockets of views.
+	Dir, RunDir string
+	Driver      site.Driver
+	Log         *slog.Logger
+	// Event takes what people may want to know; Changed is called when a
+	// report would differ. Neither may block.
+	Event   func(control.Event)
+	Changed func()
+}
+
+// Host keeps all journals of a gateway.
+type Host struct {
+	cfg   Config
+	boot  site.BootFromView // nil where the driver cannot
+	fence func(context.Context, dr.GroupID, dr.Generation) error
+
+	mu     sync.Mutex
+	groups map[dr.GroupID]*group
+}
+
+// Open opens every journal in cfg.Dir and serves the views that are
+// registered in them.
+func Open(ctx context.Context, cfg Config) (*Host, error) {
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make journal directory: %w", err)
+	}
+	h := &Host{cfg: cfg, groups: map[dr.GroupID]*group{}, fence: noFence}
+	if b, ok := cfg.Driver.(site.BootFromView); ok {
+		h.boot = b
+	}
+	entries, err := os.ReadDir(cfg.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("list journals: %w", err)
+	}
+	for _, e := range entries {
+		g, err := openGroup(ctx, h, dr.GroupID(e.Name()))
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("open journal of group %s: %w", e.Name(), err), h.Close())
+		}
+		if g != nil {
+			h.groups[g.id] = g
+		}
+	}
+	return h, nil
+}
+
+func noFence(context.Context, dr.GroupID, dr.Generation) error { return nil }
+
+// SetFence gives the function that closes streams of an older generation.
+func (h *Host) SetFence(f func(context.Context, dr.GroupID, dr.Generation) error) { h.fence = f }
+
+// Run folds and prunes until ctx ends.
+func (h *Host) Run(ctx context.Context) error {
+	tick := time.NewTicker(foldEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			h.maintain(ctx)
+		}
+	}
+}
+
+func (h *Host) maintain(ctx context.Context) {
+	for _, g := range h.all() {
+		if err := g.maintain(ctx); err != nil && ctx.Err() == nil {
+			h.cfg.Log.Error("maintain journal", "group", g.id, "error", err)
+		}
+	}
+}
+
+// Close closes the journals and stops serving views.
+func (h *Host) Close() error {
+	var errs []error
+	for _, g := range h.all() {
+		errs = append(errs, g.close())
+	}
+	return errors.Join(errs...)
+}
+
+// all returns the groups in order of their names.
+func (h *Host) all() []*group {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	out := make([]*group, 0, len(h.groups))
+	for _, g := range h.groups {
+		out = append(out, g)
+	}
+	slices.SortFunc(out, func(a, b *group) int {
+		if a.id < b.id {
+			return -1
+		}
+		return 1
+	})
+	return out
+}
+
+func (h *Host) find(id dr.GroupID) (*group, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	g := h.groups[id]
+	if g == nil {
+		return nil, problem.New(problem.UnknownGroup, "no journal of group %q is kept here", id)
+	}
+	return g, nil
+}
+
+// GroupOf returns the group whose standby the machine is, or "".
+func (h *Host) GroupOf(m dr.MachineName) dr.GroupID {
+	for _, g := range h.all() {
+		if g.reserves(m) {
+			return g.id
+		}
+	}
+	return ""
+}
+
+// Reports returns a line a group.
+func (h *Host) Reports() []control.GroupReport {
+	all := h.all()
+	out := make([]control.GroupReport, 0, len(all))
+	for _, g := range all {
+		out = append(out, g.report())
+	}
+	return out
+}
+
+// Create makes a group's journal.
+func (h *Host) Create(ctx context.Context, r control.CreateJournalRequest) (control.CreateJournalResult, error) {
+	h.mu.Lock()
+	old := h.groups[r.Group]
+	h.mu.Unlock()
+	if old != nil {
+		if res, done, err := old.created(r); done || err != nil {
+			return res, err
+		}
+		if err := h.remove(old); err != nil {
+			return control.CreateJournalResult{}, err
+		}
+	}
+	g, res, err := createGroup(ctx, h, r)
+	if err != nil {
+		return control.CreateJournalResult{}, err
+	}
+	h.mu.Lock()
+	h.groups[r.Group] = g
+	h.mu.Unlock()
+	return res, nil
+}
+
+// Delete ends a journal and gives its machines free; with KeepMachines unset
+// they are deleted too, unless they run.
+func (h *Host) Delete(ctx context.Context, r control.DeleteJournalRequest) error {
+	g, err := h.find(r.Group)
+	if problem.HasCode(err, problem.UnknownGroup) {
+		return nil // deleted by an earlier attempt
+	}
+	if err != nil {
+		return err
+	}
+	if err := g.releaseMachines(ctx, r.KeepMachines); err != nil {
+		return err
+	}
+	return h.remove(g)
+}
+
+// remove closes a group and deletes its folder.
+func (h *Host) remove(g *group) error {
+	if err := g.close(); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	delete(h.groups, g.id)
+	h.mu.Unlock()
+	if err := os.RemoveAll(g.dir); err != nil {
+		return fmt.Errorf("delete journal: %w", err)
+	}
+	return nil
+}
+
+func (h *Host) groupDir(id dr.GroupID) string { return filepath.Join(h.cfg.Dir, string(id)) }
+
+// Seal raises a group's generation; when it returns, no older frame is taken.
+func (h *Host) Seal(ctx context.Context, r control.SealRequest) (control.SealResult, error) {
+	g, err := h.find(r.Group)
+	if err != nil {
+		return control.SealResult{}, err
+	}
+	return g.seal(ctx, r.Generation)
+}
+
+// Points lists points and the spans between them.
+func (h *Host) Points(_ context.Context, r control.PointsRequest) (control.Points, error) {
+	g, err := h.find(r.Group)
+	if err != nil {
+		return control.Points{}, err
+	}
+	return g.points(r)
+}
+
+// Resolve turns a selector into a position.
+func (h *Host) Resolve(_ context.Context, r control.ResolveRequest) (control.Resolved, error) {
+	g, err := h.find(r.Group)
+	if err != nil {
+		return control.Resolved{}, err
+	}
+	return g.resolve(r.Selector)
+}
+
+// StartRecovered starts a machine on views.
+func (h *Host) StartRecovered(ctx context.Context, r control.StartRecoveredRequest) (control.Recovered, error) {
+	g, err := h.find(r.Group)
+	if err != nil {
+		return control.Recovered{}, err
+	}
+	return g.startRecovered(ctx, r)
+}
+
+// DiscardRecovered deletes a machine that runs on views; one that is not
+// there is fine.
+func (h *Host) DiscardRecovered(ctx context.Context, r control.DiscardRecoveredRequest) error {
+	g, err := h.find(r.Group)
+	if err != nil {
+		return err
+	}
+	return g.discardRecovered(ctx, siteName(r.Machine, r.Test))
+}
+
+// Commit makes a group's recovered machines independent of the journal.
+func (h *Host) Commit(ctx context.Context, r control.CommitRequest, progress func(done, total int64)) (control.CommitResult, error) {
+	g, err := h.find(r.Group)
+	if err != nil {
+		return control.CommitResult{}, err
+	}
+	return g.commit(ctx, r.Position, progress)
+}
+
+// each runs f for every item at the same time and returns the first error.
+func each[T any](ctx context.Context, items []T, f func(context.Context, T) error) error {
+	grp, ctx := errgroup.WithContext(ctx)
+	for _, it := range items {
+		grp.Go(func() error { return f(ctx, it) })
+	}
+	return grp.Wait()
+}
