@@ -20,8 +20,8 @@ const recordSize = 16 << 10
 
 // conn sends and receives messages. One goroutine reads; any number write.
 type conn struct {
-	sock *socket
-	tls  *tls.Conn
+	sock  *socket
+	plain io.ReadWriter // TLS over sock
 
 	readHead [headerSize]byte
 	readBuf  []byte
@@ -44,7 +44,7 @@ func hardened(cfg *tls.Config) *tls.Config {
 }
 
 func newConn(sock *socket, t *tls.Conn) *conn {
-	return &conn{sock: sock, tls: t, first: make([]byte, 0, recordSize)}
+	return &conn{sock: sock, plain: t, first: make([]byte, 0, recordSize)}
 }
 
 // write sends one message. A write that blocks is ended by closing the
@@ -57,11 +57,11 @@ func (c *conn) write(typ msgType, payload []byte) error {
 	putHeader(c.first, typ, c.sent, payload)
 	n := min(len(payload), recordSize-headerSize)
 	c.first = append(c.first, payload[:n]...)
-	if _, err := c.tls.Write(c.first); err != nil {
+	if _, err := c.plain.Write(c.first); err != nil {
 		return fmt.Errorf("send message: %w", err)
 	}
 	if n < len(payload) {
-		if _, err := c.tls.Write(payload[n:]); err != nil {
+		if _, err := c.plain.Write(payload[n:]); err != nil {
 			return fmt.Errorf("send message: %w", err)
 		}
 	}
@@ -84,7 +84,7 @@ func (c *conn) writeJSON(typ msgType, v any) error {
 
 // read returns the next message; the payload is valid until the next read.
 func (c *conn) read() (msgType, []byte, error) {
-	if _, err := io.ReadFull(c.tls, c.readHead[:]); err != nil {
+	if _, err := io.ReadFull(c.plain, c.readHead[:]); err != nil {
 		return 0, nil, fmt.Errorf("receive message: %w", err)
 	}
 	h, err := parseHeader(c.readHead[:])
@@ -98,7 +98,7 @@ func (c *conn) read() (msgType, []byte, error) {
 		c.readBuf = make([]byte, h.length+h.length/2)
 	}
 	payload := c.readBuf[:h.length]
-	if _, err := io.ReadFull(c.tls, payload); err != nil {
+	if _, err := io.ReadFull(c.plain, payload); err != nil {
 		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}

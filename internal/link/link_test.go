@@ -339,4 +339,3 @@ func eventually(t testing.TB, what string, cond func() bool) {
 }
 
 var errBoom = errors.New("boom")
-

@@ -194,11 +194,14 @@ func (s *Sender) pump(ctx context.Context, st *Stream, src FrameSource) error {
 	for {
 		frame, last, err := src.Next(ctx, after)
 		if errors.Is(err, io.EOF) {
-			err = st.Finish(ctx)
-			if err == nil {
-				wg.Wait()
+			if err := st.Finish(ctx); err != nil {
+				return err
 			}
-			return err
+			wg.Wait()
+			if n := st.Durable(); n != after {
+				return problem.New(problem.ProtocolError, "the stream ended with %d of %d entries durable", n, after)
+			}
+			return nil
 		}
 		if err == nil {
 			s.sent(last)

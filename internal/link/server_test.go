@@ -145,7 +145,7 @@ func TestDamagedMessagesAreRefused(t *testing.T) {
 			s := newSite(t, nil)
 			st := mustDial(t, s.dial)
 			st.c.wmu.Lock()
-			_, err := st.c.tls.Write(bad)
+			_, err := st.c.plain.Write(bad)
 			if err == nil {
 				err = st.c.sock.Flush()
 			}
