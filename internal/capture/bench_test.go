@@ -78,10 +78,7 @@ func benchWrite(b *testing.B, size, qd int) {
 	}
 	conn := rawClient(b, r)
 	r.open()
-	req := make([]byte, 28+size)
-	binary.BigEndian.PutUint32(req, 0x25609513)
-	binary.BigEndian.PutUint16(req[6:], 1)
-	binary.BigEndian.PutUint32(req[24:], uint32(size))
+	req := append(rawWrite(0, uint32(size)), make([]byte, size)...)
 	reply := make([]byte, 16)
 	tokens := make(chan struct{}, qd)
 	done := make(chan error, 1)
@@ -114,8 +111,17 @@ func benchWrite(b *testing.B, size, qd int) {
 	}
 }
 
+// rawWrite is the header of a write request.
+func rawWrite(off uint64, size uint32) []byte {
+	req := binary.BigEndian.AppendUint32(nil, 0x25609513)
+	req = append(req, 0, 0, 0, 1)
+	req = append(req, make([]byte, 8)...)
+	req = binary.BigEndian.AppendUint64(req, off)
+	return binary.BigEndian.AppendUint32(req, size)
+}
+
 // rawClient negotiates by hand and returns the socket.
-func rawClient(b *testing.B, r *rig) net.Conn {
+func rawClient(b testing.TB, r *rig) net.Conn {
 	b.Helper()
 	conn, err := net.Dial("unix", NBDSocket(r.dir))
 	if err != nil {

@@ -36,7 +36,7 @@ func newExports(q *sequencer, disks []dr.GroupDisk, log *slog.Logger) (*exports,
 		err := server.Add(nbd.Export{
 			Name: name, Description: string(d.Machine) + "/" + string(d.Disk),
 			Handler: h, Size: d.SizeBytes, BlockSize: nbd.BlockSizes{Min: 1, Preferred: 4096, Max: segment.MaxPayload},
-			NoMultiConn: true, BlockingIO: true, OnOpen: h.opened, OnClose: h.closed,
+			NoMultiConn: true, BlockingIO: true, OnOpen: h.opened, OnClose: h.closed, OnRefuse: h.refusing,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("export disk %s/%s: %w", d.Machine, d.Disk, err)
@@ -111,16 +111,21 @@ func (h *diskHandler) record(r *nbd.Request) {
 	h.q.record(s, r)
 }
 
-// refuse answers with an error. A client that has written would stop sending
-// after one, so the stream is sealed first.
+// refuse answers with an error.
 func (h *diskHandler) refuse(r *nbd.Request) {
+	h.refusing(r.Conn(), errNotReadable)
+	r.Done(errNotReadable)
+}
+
+// refusing is told of an error reply before it is sent. A client that has
+// written stops sending after one, so the stream is sealed first.
+func (h *diskHandler) refusing(c *nbd.Conn, err error) {
 	h.mu.Lock()
-	wrote := h.wrote[r.Conn().ID()]
+	wrote := h.wrote[c.ID()]
 	h.mu.Unlock()
 	if wrote {
-		h.q.seal(fmt.Sprintf("disk %s: the client sent a request that capture refuses", ExportName(int(h.disk))))
+		h.q.seal(fmt.Sprintf("disk %s: a request was refused: %v", ExportName(int(h.disk)), err))
 	}
-	r.Done(errNotReadable)
 }
 
 // note remembers that a connection has written.

@@ -19,7 +19,7 @@ import (
 )
 
 // openTimeout bounds how long Open tries to reach the standby.
-const openTimeout = 10 * time.Second
+const openTimeout = 3 * time.Second
 
 // group is everything that runs for the configured group: exports, sequencer,
 // the sender of the present epoch, a synchronisation.

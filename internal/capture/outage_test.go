@@ -1,6 +1,8 @@
 package capture
 
 import (
+	"encoding/binary"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -202,5 +204,31 @@ func TestBadConfigurations(t *testing.T) {
 	}
 	if n := len(r.status().Disks); n != 2 {
 		t.Errorf("%d disks", n)
+	}
+}
+
+// TestRefusalSealsFirst: when a client that has written gets an error reply,
+// the break is in the stream already.
+func TestRefusalSealsFirst(t *testing.T) {
+	r := newRig(t, 2, Limits{})
+	conn := rawClient(t, r)
+	r.disk(1)
+	r.open()
+	reply := make([]byte, 16)
+	for i, offset := range []uint64{0, testDiskSize} { // the second lies beyond the disk
+		req := append(rawWrite(offset, 512), make([]byte, 512)...)
+		if _, err := conn.Write(req); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(conn, reply); err != nil {
+			t.Fatal(err)
+		}
+		errno := binary.BigEndian.Uint32(reply[4:])
+		if refused := errno != 0; refused != (i == 1) {
+			t.Errorf("write at %d: error %d", offset, errno)
+		}
+	}
+	if st := r.status(); st.State != StateSealed || !strings.Contains(st.Reason, "refused") {
+		t.Errorf("%s: %q when the error reply was there", st.State, st.Reason)
 	}
 }

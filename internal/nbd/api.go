@@ -91,6 +91,10 @@ type Export struct {
 	// block.
 	OnOpen  func(*Conn)
 	OnClose func(*Conn, error)
+	// OnRefuse is called before the server itself refuses a request, with an
+	// error reply or, after a violation of the protocol, by closing the
+	// socket. It may not block.
+	OnRefuse func(*Conn, error)
 }
 
 // Handler is the low-level back end of an export.

@@ -155,7 +155,7 @@ func (c *Conn) serveRequests() error {
 		}
 		h, err := parseRequest(head)
 		if err != nil {
-			return err
+			return c.refusing(err)
 		}
 		if h.op == opDisc {
 			return nil
@@ -166,14 +166,25 @@ func (c *Conn) serveRequests() error {
 		}
 		if err := c.payload(r, h, errno); err != nil {
 			c.abandon(r)
+			if errors.Is(err, ErrProtocol) {
+				err = c.refusing(err)
+			}
 			return c.readError(err)
 		}
 		if errno != 0 {
-			r.Done(fmt.Errorf("%w: %s", errno, why))
+			r.Done(c.refusing(fmt.Errorf("%w: %s", errno, why)))
 			continue
 		}
 		c.exp.handler.Handle(r)
 	}
+}
+
+// refusing tells the export's owner that a request will be refused.
+func (c *Conn) refusing(err error) error {
+	if f := c.exp.OnRefuse; f != nil {
+		f(c, err)
+	}
+	return err
 }
 
 // readError explains why reading ended: our own reason, an orderly drain, or
