@@ -108,6 +108,7 @@ func NewClient(ctx context.Context, conn net.Conn) (*Client, error) {
 		_ = conn.Close()
 		return nil, err
 	}
+	d.wanted = c.wanted
 	go c.read(d)
 	var caps struct {
 		Enable []string `json:"enable,omitempty"`

@@ -125,3 +125,20 @@ func (c *Client) endSubscriptions() {
 		s.end()
 	}
 }
+
+// wanted reports whether a subscription takes events of a name.
+func (c *Client) wanted(name []byte) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for s := range c.subs {
+		if len(s.names) == 0 {
+			return true
+		}
+		for _, n := range s.names {
+			if n == string(name) {
+				return true
+			}
+		}
+	}
+	return false
+}

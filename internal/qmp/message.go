@@ -123,9 +123,13 @@ func (m *message) event() Event {
 type decoder struct {
 	r   *bufio.Reader
 	buf bytes.Buffer
+	// wanted, when not nil, says whether anybody wants events of a name;
+	// others are dropped unparsed. A failing mirror emits one event a guest
+	// write, and QEMU's answers queue behind them.
+	wanted func(name []byte) bool
 }
 
-func newDecoder(r io.Reader) *decoder { return &decoder{r: bufio.NewReaderSize(r, 32<<10)} }
+func newDecoder(r io.Reader) *decoder { return &decoder{r: bufio.NewReaderSize(r, 256<<10)} }
 
 // next returns the next message. io.EOF means a clean end between messages.
 func (d *decoder) next() (*message, error) {
@@ -150,11 +154,34 @@ func (d *decoder) next() (*message, error) {
 			d.buf.Reset()
 			continue
 		}
+		if d.wanted != nil {
+			if name := eventName(text); name != nil && !d.wanted(name) {
+				d.buf.Reset()
+				continue
+			}
+		}
 		if !complete(text) {
 			continue
 		}
 		return parse(text)
 	}
+}
+
+// eventName returns the name of an event as QEMU writes it on one line, without
+// parsing: {"timestamp": {…}, "event": "NAME"…}. Nil means anything else.
+func eventName(text []byte) []byte {
+	if !bytes.HasPrefix(text, []byte(`{"timestamp": {"seconds": `)) || text[len(text)-1] != '}' {
+		return nil
+	}
+	_, rest, ok := bytes.Cut(text, []byte(`}, "event": "`))
+	if !ok {
+		return nil
+	}
+	name, _, ok := bytes.Cut(rest, []byte(`"`))
+	if !ok {
+		return nil
+	}
+	return name
 }
 
 // complete reports whether text ends an object that it began: the braces

@@ -7,19 +7,17 @@ import (
 	"slices"
 	"strings"
 
-	"rebound/internal/block"
 	"rebound/internal/dr"
 	"rebound/internal/extent"
 	"rebound/internal/nbd"
 	"rebound/internal/problem"
 	"rebound/internal/qmp"
-
-	"github.com/google/uuid"
 )
 
 // Names of what is made for reading.
 const (
-	sourcePrefix = ourPrefix + "src-"   // exports
+	sourcePrefix = ourPrefix + "src-"   // exports for other processes
+	readPrefix   = ourPrefix + "read-"  // exports of OpenSource
 	unionPrefix  = ourPrefix + "union-" // bitmaps and their exports
 	sourceSocket = "source.sock"
 )
@@ -251,56 +249,4 @@ func (c *capturing) startExports(ctx context.Context) (string, error) {
 		return "", problem.Wrap(errors.Join(err, lerr), problem.HypervisorError, "machine %s: QEMU's only NBD server cannot be used", c.m.name)
 	}
 	return path, nil
-}
-
-// sourceDevice is a disk of a running machine, for reading.
-type sourceDevice struct {
-	*nbd.Client
-	close func() error
-}
-
-var _ block.Mapper = (*sourceDevice)(nil)
-
-// Close ends the connection and removes the export.
-func (s *sourceDevice) Close() error { return errors.Join(s.Client.Close(), s.close()) }
-
-// OpenSource implements site.Capturer: a read-only export of QEMU itself, below
-// the mirror, so that it shows every write that the guest saw complete.
-func (d *Driver) OpenSource(ctx context.Context, name dr.MachineName, disk dr.DiskID) (block.Device, error) {
-	c, unlock, err := d.capture(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	disks, err := c.disks(ctx)
-	if err != nil {
-		return nil, c.fault(err, "open source")
-	}
-	live := disks[disk]
-	if live == nil {
-		return nil, problem.New(problem.UnknownDisk, "%s of machine %s", disk, name)
-	}
-	socket, err := c.startExports(ctx)
-	if err != nil {
-		return nil, err
-	}
-	id := fmt.Sprintf("%s%s-%s", sourcePrefix, disk, uuid.NewString())
-	err = c.mon.Run(ctx, "block-export-add", object{"type": "nbd", "id": id, "node-name": live.Node, "name": id, "writable": false}, nil)
-	if err != nil {
-		return nil, c.fault(err, "export disk "+string(disk))
-	}
-	drop := func() error {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), statusTimeout)
-		defer cancel()
-		err := c.dropExports(ctx, func(e string) bool { return e == id })
-		if err == nil || !qmp.Refused(err) { // the machine may have ended
-			return nil
-		}
-		return err
-	}
-	client, err := nbd.Dial(ctx, "unix", socket, nbd.Options{Export: id})
-	if err != nil {
-		return nil, errors.Join(c.fault(err, "open disk "+string(disk)), drop())
-	}
-	return &sourceDevice{Client: client, close: drop}, nil
 }

@@ -138,6 +138,13 @@ func (d *Driver) Attach(ctx context.Context, name dr.MachineName, targets []site
 			return err
 		}
 	}
+	if c.rec.Socket != "" {
+		// Somebody else chose its options: keep it, and its bitmaps, when
+		// the guest powers off. Our own are started so.
+		if err := c.mon.Run(ctx, "set-action", object{"shutdown": "pause"}, nil); err != nil {
+			return c.fault(err, "keep bitmaps over a power-off")
+		}
+	}
 	for _, t := range targets {
 		if err := c.attach(ctx, disks[t.Disk], t); err != nil {
 			undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), readyTimeout)

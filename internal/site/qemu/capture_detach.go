@@ -55,7 +55,7 @@ func (d *Driver) Detach(ctx context.Context, name dr.MachineName) error {
 		return err
 	}
 	defer unlock()
-	return c.fault(c.detach(ctx), "detach")
+	return c.fault(errors.Join(c.detach(ctx), c.dropSources(ctx)), "detach")
 }
 
 func (c *capturing) detach(ctx context.Context) error {

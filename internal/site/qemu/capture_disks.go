@@ -136,6 +136,9 @@ func readGraph(ctx context.Context, mon qmp.Runner) (*nodeGraph, error) {
 	}
 	for _, n := range nodes {
 		for _, b := range n.Bitmaps {
+			if b.Name == "" {
+				continue // a mirror's own
+			}
 			g.bitmaps[n.Name] = append(g.bitmaps[n.Name], b.Name)
 		}
 	}
