@@ -10,6 +10,7 @@ import (
 	"rebound/internal/control"
 	"rebound/internal/dr"
 	"rebound/internal/vault/live"
+	"rebound/internal/vault/rest"
 	"rebound/internal/vault/store"
 )
 
@@ -31,6 +32,9 @@ type Config struct {
 	// Hook is called at each boundary of each task (tests kill there):
 	// "before", "inside" (effects done, nothing recorded) or "after".
 	Hook func(job dr.JobID, task, moment string)
+	// Ended is told of every job that has ended; it may be nil and must
+	// not block.
+	Ended func(rest.Job)
 }
 
 // Orchestrator runs jobs.
@@ -41,6 +45,7 @@ type Orchestrator struct {
 	log      *slog.Logger
 	now      func() time.Time
 	hook     func(dr.JobID, string, string)
+	ended    func(rest.Job)
 	lease    *lease
 	engine   *engine
 
@@ -59,7 +64,7 @@ type taskKey struct {
 // goes on with every job that has not ended.
 func Open(ctx context.Context, c Config) (*Orchestrator, error) {
 	o := &Orchestrator{
-		store: c.Store, live: c.Live, gateways: c.Gateways, log: c.Log, now: c.Now, hook: c.Hook,
+		store: c.Store, live: c.Live, gateways: c.Gateways, log: c.Log, now: c.Now, hook: c.Hook, ended: c.Ended,
 		progress: map[taskKey]control.Progress{}, cancels: map[dr.JobID]chan struct{}{}, changed: make(chan struct{}),
 	}
 	if o.hook == nil {

@@ -356,8 +356,10 @@ func asRow(err error) *problem.Problem {
 
 // endJob records the end of a job and moves the group, in one transaction.
 func (o *Orchestrator) endJob(ctx context.Context, in jobInput, p plan, outcome string) error {
+	var job store.Job
 	err := o.insist(ctx, func(tx *store.Tx) error {
-		job, err := tx.Job(in.Job)
+		var err error
+		job, err = tx.Job(in.Job)
 		if err != nil || job.State.Ended() {
 			return err
 		}
@@ -397,6 +399,9 @@ func (o *Orchestrator) endJob(ctx context.Context, in jobInput, p plan, outcome 
 	delete(o.cancels, in.Job)
 	o.mu.Unlock()
 	o.wake()
+	if o.ended != nil {
+		o.ended(job.Job)
+	}
 	return nil
 }
 

@@ -37,9 +37,11 @@ type Gateway struct {
 // Machine is a machine as its gateway reported it.
 type Machine struct {
 	site.Machine
-	Site     dr.SiteID `json:"site"`
-	BootedAt time.Time `json:"bootedAt,omitzero"`
-	SeenAt   time.Time `json:"seenAt,omitzero"`
+	Site dr.SiteID `json:"site"`
+	// Gateway is the one that lists the machine.
+	Gateway  dr.GatewayID `json:"gateway"`
+	BootedAt time.Time    `json:"bootedAt,omitzero"`
+	SeenAt   time.Time    `json:"seenAt,omitzero"`
 }
 
 // Agent is what is known of a machine's agent.

@@ -1,0 +1,126 @@
+package api
+
+import (
+	"context"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"rebound/internal/dr"
+	"rebound/internal/lifecycle"
+	"rebound/internal/problem"
+	"rebound/internal/vault/rest"
+	"rebound/internal/vault/store"
+)
+
+type pageIn struct {
+	After int64 `query:"after" minimum:"0"`
+	Limit int   `query:"limit" minimum:"0" maximum:"10000"`
+}
+
+func (p pageIn) limit() int {
+	if p.Limit == 0 {
+		return 1000
+	}
+	return p.Limit
+}
+
+func (s *Server) jobRoutes(api huma.API) {
+	add(api, route("reader", "GET", "/jobs", "list-jobs", "List the jobs, newest first"), func(ctx context.Context, in *struct {
+		Group dr.GroupID `query:"group"`
+		Limit int        `query:"limit" minimum:"0" maximum:"10000"`
+	}) (*reply[rest.List[rest.Job]], error) {
+		jobs, err := s.Jobs.Jobs(ctx, in.Group, pageIn{Limit: in.Limit}.limit())
+		return listOf(jobs), err
+	})
+	add(api, route("reader", "GET", "/jobs/{job}", "show-job", "Show a job; with waitSeconds wait for its end"), s.showJob)
+	act := route("operator", "POST", "/jobs/{job}/{action}", "act-on-job", "Cancel, restart or resume a job")
+	act.DefaultStatus = 202
+	add(api, act, func(ctx context.Context, in *struct {
+		Job    dr.JobID `path:"job"`
+		Action string   `path:"action" enum:"cancel,restart,resume"`
+	}) (*jobReply, error) {
+		do := map[string]func(context.Context, dr.JobID) (rest.Job, error){"cancel": s.Jobs.Cancel, "restart": s.Jobs.Restart, "resume": s.Jobs.Resume}
+		job, err := do[in.Action](ctx, in.Job)
+		return accepted(job), err
+	})
+	add(api, route("reader", "GET", "/events", "list-events", "List events after a sequence number, oldest first"), func(ctx context.Context, in *pageIn) (*reply[rest.List[rest.Event]], error) {
+		var out []rest.Event
+		err := s.view(ctx, func(tx *store.Tx) (err error) { out, err = tx.Events(in.After, in.limit()); return err })
+		return listOf(out), err
+	})
+}
+
+func (s *Server) showJob(ctx context.Context, in *struct {
+	Job  dr.JobID `path:"job"`
+	Wait int      `query:"waitSeconds" minimum:"0" maximum:"60"`
+}) (*reply[rest.Job], error) {
+	deadline := time.NewTimer(time.Duration(in.Wait) * time.Second)
+	defer deadline.Stop()
+	for {
+		changed := s.Jobs.Changed()
+		job, err := s.Jobs.Job(ctx, in.Job)
+		if err != nil || job.State.Ended() || in.Wait == 0 {
+			return &reply[rest.Job]{job}, err
+		}
+		select {
+		case <-changed:
+		case <-deadline.C:
+			return &reply[rest.Job]{job}, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func (s *Server) status(ctx context.Context, _ *struct{}) (*reply[rest.Status], error) {
+	out := rest.Status{
+		Vault: s.CA.Vault(), Version: s.Version, Time: s.Now().UTC(), Items: map[lifecycle.State]int{},
+		Unhealthy: []dr.ItemID{}, RunningJobs: []dr.JobID{},
+	}
+	err := s.eachGroup(ctx, func(g rest.Group) {
+		out.Items[g.State] += len(g.Members)
+		if g.Health == "ok" {
+			return
+		}
+		for _, m := range g.Members {
+			out.Unhealthy = append(out.Unhealthy, m.Item)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = s.view(ctx, func(tx *store.Tx) error {
+		sites, err := tx.Sites()
+		if err != nil {
+			return err
+		}
+		machines, err := tx.Machines("")
+		if err != nil {
+			return err
+		}
+		gws, err := tx.Gateways("")
+		if err != nil {
+			return err
+		}
+		jobs, err := tx.OpenJobs()
+		out.Sites, out.Machines = len(sites), len(machines)
+		for _, g := range gws {
+			if g.State != "revoked" {
+				out.Gateways++
+			}
+			if s.Hub.Connected(g.ID) {
+				out.GatewaysConnected++
+			}
+		}
+		for _, j := range jobs {
+			out.RunningJobs = append(out.RunningJobs, j.ID)
+		}
+		return err
+	})
+	return &reply[rest.Status]{out}, err
+}
+
+func unknownPolicy(err error, id dr.PolicyID) error {
+	return notFound(err, problem.UnknownPolicy, "there is no policy %q", id)
+}
