@@ -289,6 +289,7 @@ func (j *Journal) sealActive() error {
 	if seg == nil {
 		return nil
 	}
+	j.roomLeft = 0 // the index takes room that nobody asked for
 	t, err := seg.seal()
 	if err != nil {
 		return j.volumeError("seal a segment", err)
