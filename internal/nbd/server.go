@@ -8,6 +8,7 @@ import (
 	"net"
 	"runtime"
 	"sync"
+	"syscall"
 	"time"
 	"unicode/utf8"
 )
@@ -206,24 +207,52 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	s.serving.Add(1)
 	s.mu.Unlock()
 	defer s.serving.Done()
+	defer s.forget(l)
 	defer context.AfterFunc(ctx, func() { l.Close() })()
 	for {
 		nc, err := l.Accept()
 		if err != nil {
 			s.mu.Lock()
-			delete(s.listeners, l)
 			closed := s.closed
 			s.mu.Unlock()
 			if closed || ctx.Err() != nil {
 				return nil
 			}
-			return fmt.Errorf("accept: %w", err)
+			if !passing(err) {
+				return fmt.Errorf("accept: %w", err)
+			}
+			s.log.Warn("accept failed, trying again", "err", err)
+			select {
+			case <-time.After(acceptPause):
+			case <-ctx.Done():
+			}
+			continue
 		}
 		wg.Go(func() {
 			//nolint:errcheck // logged where it arose
 			s.ServeConn(ctx, nc)
 		})
 	}
+}
+
+func (s *Server) forget(l net.Listener) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.listeners, l)
+}
+
+// acceptPause is how long Serve waits when the system is out of something.
+const acceptPause = 50 * time.Millisecond
+
+// passing reports whether a failed accept is worth another try: the client went
+// away, or the system is short of descriptors or memory.
+func passing(err error) bool {
+	for _, e := range []error{syscall.ECONNABORTED, syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // ServeConn serves one connection that the caller accepted until it ends, and
