@@ -215,11 +215,13 @@ func TestQemuImg(t *testing.T) {
 func TestQemuIO(t *testing.T) {
 	tool(t, "qemu-io")
 	d := block.NewMemory(size)
-	s := serveUnix(t, nbd.Export{Name: "d", Device: d}, nbd.Export{Name: "ro", Device: d, ReadOnly: true})
+	s := serveUnix(t, nbd.Export{Name: "d", Device: d, BlockingIO: true, BlockSize: nbd.BlockSizes{Min: 1, Preferred: 4096, Max: 1 << 20}},
+		nbd.Export{Name: "ro", Device: d, ReadOnly: true})
 	out := mustRun(t, "qemu-io", "-f", "raw", "-t", "none", uri(s, "d"),
 		"-c", "write -P 0xab 1000 70000", "-c", "write -f -P 0xcd 1M 64k", "-c", "write -z 8k 4k", "-c", "write -z -u 16k 4k",
 		"-c", "discard 1M 32k", "-c", "flush", "-c", "read -P 0xab 1000 7192", "-c", "read -P 0 8k 4k",
-		"-c", "aio_write -P 0x11 2M 1M", "-c", "aio_write -P 0x12 4M 1M", "-c", "aio_flush", "-c", "read -P 0x12 4M 1M")
+		"-c", "aio_write -P 0x11 2M 1M", "-c", "aio_write -P 0x12 4M 1M", "-c", "aio_flush", "-c", "read -P 0x12 4M 1M",
+		"-c", "write -P 0x13 8M 5M") // over the maximum: QEMU splits it
 	if strings.Contains(out, "failed") || strings.Contains(out, "error") {
 		t.Fatalf("qemu-io: %s", out)
 	}
@@ -227,7 +229,7 @@ func TestQemuIO(t *testing.T) {
 	for _, c := range []struct {
 		off int
 		b   byte
-	}{{1000, 0xab}, {8191, 0xab}, {8192, 0}, {16384, 0}, {70999, 0xab}, {71000, 0}, {1<<20 + 40<<10, 0xcd}, {2 << 20, 0x11}, {5<<20 - 1, 0x12}} {
+	}{{1000, 0xab}, {8191, 0xab}, {8192, 0}, {16384, 0}, {70999, 0xab}, {71000, 0}, {1<<20 + 40<<10, 0xcd}, {2 << 20, 0x11}, {5<<20 - 1, 0x12}, {13<<20 - 1, 0x13}} {
 		if got[c.off] != c.b {
 			t.Errorf("byte %d is %#x, want %#x", c.off, got[c.off], c.b)
 		}
@@ -257,7 +259,7 @@ func TestFioVerify(t *testing.T) {
 // TestImageLock: a QEMU cannot use a disk that a locking File has open, and a
 // File refuses a disk that a QEMU has open.
 func TestImageLock(t *testing.T) {
-	tool(t, "qemu-io", "qemu-storage-daemon")
+	tool(t, "qemu-io", "qemu-system-x86_64", "qemu-storage-daemon")
 	path := filepath.Join(t.TempDir(), "disk.raw")
 	f, err := block.OpenFile(path, block.FileOptions{CreateSize: 1 << 20, Lock: true})
 	if err != nil {
@@ -266,6 +268,11 @@ func TestImageLock(t *testing.T) {
 	out, err := run(t, "qemu-io", "-f", "raw", path, "-c", "read 0 4k")
 	if err == nil || !strings.Contains(out, `Failed to get "write" lock`) {
 		t.Errorf("qemu-io beside a locking File: %v\n%s", err, out)
+	}
+	out, err = run(t, "qemu-system-x86_64", "-nodefaults", "-display", "none", "-S",
+		"-drive", "if=none,id=d,format=raw,file="+path, "-device", "virtio-blk-pci,drive=d")
+	if err == nil || !strings.Contains(out, `Failed to get "write" lock`) {
+		t.Errorf("qemu-system beside a locking File: %v\n%s", err, out)
 	}
 	mustRun(t, "qemu-io", "-r", "-U", "-f", "raw", path, "-c", "read 0 4k") // force-share may look
 	f.Close()
