@@ -76,7 +76,11 @@ const (
 //     definition is the same, else NameTaken.)
 //   - A crash of the caller in the middle of any method leaves a state from
 //     which repeating the method ends well.
-//   - Unknown names give UnknownMachine, UnknownDisk or UnknownNetwork.
+//   - Unknown names give UnknownMachine, UnknownDisk or UnknownNetwork; but
+//     Delete and DiscardRecovered of a machine that is not there succeed, since
+//     it cannot be told from one that was deleted before.
+//   - Definitions in Machine come without NVRAM; Capturer.Definition has it.
+//     A nil NVRAM in Update leaves the present one.
 //   - Calls for different machines may run at the same time; the driver
 //     serialises calls for one machine.
 type Driver interface {

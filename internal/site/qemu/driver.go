@@ -87,7 +87,7 @@ type Driver struct {
 	locks    map[string]chan struct{}
 	monitors map[string]*qmp.Monitor // by socket path
 	folders  map[string]*os.File     // open machine folders whose sockets' paths are too long
-	watched  map[dr.MachineName]bool
+	watched  map[dr.MachineName]bool // a watch runs; true: it was asked for again
 	accel    string
 }
 

@@ -139,21 +139,21 @@ func probeSector() []byte {
 const probeExit = 42*2 + 1
 
 func (d *Driver) proveSector(ctx context.Context, accel string) error {
-	f, err := os.CreateTemp(d.cfg.Dir, ".probe-*")
+	dir, err := os.MkdirTemp(d.cfg.Dir, ".probe-*") // also takes the core of a QEMU that dies
 	if err != nil {
 		return fmt.Errorf("boot sector: %w", err)
 	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(probeSector())
-	if err = errors.Join(err, f.Close()); err != nil {
+	defer os.RemoveAll(dir)
+	if err := os.WriteFile(filepath.Join(dir, "disk"), probeSector(), 0o600); err != nil {
 		return fmt.Errorf("boot sector: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, probeSectorLimit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, d.cfg.Binary, append(d.probeArgs(accel, 64),
 		"-device", "isa-debug-exit,iobase=0xf4,iosize=4",
-		"-blockdev", option(object{"driver": "raw", "node-name": "disk", "read-only": true, "file": object{"driver": "file", "filename": f.Name()}}),
+		"-blockdev", option(object{"driver": "raw", "node-name": "disk", "read-only": true, "file": object{"driver": "file", "filename": "disk"}}),
 		"-device", "virtio-blk-pci,drive=disk,bootindex=0")...)
+	cmd.Dir = dir
 	err = cmd.Run()
 	if ctx.Err() != nil {
 		return fmt.Errorf("boot sector did not end within %v", probeSectorLimit)
@@ -202,14 +202,19 @@ func (d *Driver) probeKernel() string {
 
 // proveKernel passes when the kernel got far enough to look for its root.
 func (d *Driver) proveKernel(ctx context.Context, accel, kernel string) error {
+	dir, err := os.MkdirTemp(d.cfg.Dir, ".probe-*")
+	if err != nil {
+		return fmt.Errorf("kernel %s: %w", kernel, err)
+	}
+	defer os.RemoveAll(dir)
 	ctx, cancel := context.WithTimeout(ctx, probeKernelLimit)
 	defer cancel()
 	done := &watchWriter{want: []byte("Unable to mount root fs"), hit: cancel}
 	cmd := exec.CommandContext(ctx, d.cfg.Binary, append(d.probeArgs(accel, 256),
 		"-kernel", kernel, "-append", "console=ttyS0 panic=-1", "-serial", "stdio")...)
-	cmd.Stdout = done
+	cmd.Dir, cmd.Stdout = dir, done
 	cmd.WaitDelay = time.Second
-	err := cmd.Run()
+	err = cmd.Run()
 	if done.seen() {
 		return nil
 	}

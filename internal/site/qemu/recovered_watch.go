@@ -35,17 +35,24 @@ func (d *Driver) watchAll() error {
 func (d *Driver) watch(name dr.MachineName) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.closed || d.watched[name] {
+	if d.closed {
 		return
 	}
-	d.watched[name] = true
+	if _, running := d.watched[name]; running {
+		d.watched[name] = true // look again before you end
+		return
+	}
+	d.watched[name] = false
 	d.wg.Go(func() {
-		defer func() {
+		for again := true; again; {
+			d.keepGoing(d.ctx, d.at(name))
 			d.mu.Lock()
-			defer d.mu.Unlock()
-			delete(d.watched, name)
-		}()
-		d.keepGoing(d.ctx, d.at(name))
+			again = d.watched[name] && d.ctx.Err() == nil
+			if d.watched[name] = false; !again {
+				delete(d.watched, name)
+			}
+			d.mu.Unlock()
+		}
 	})
 }
 
