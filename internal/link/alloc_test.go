@@ -50,8 +50,9 @@ func frames(t testing.TB, n, bytes int) [][]byte {
 	return out
 }
 
-// TestFramesAllocateNothing counts the allocations of both ends together, TLS
-// included, over many frames: far fewer than one a frame.
+// TestFramesAllocateNothing counts the allocations of both ends together, over
+// many frames. Package tls allocates one small object for most of its reads from
+// the socket, which hold several frames; one of our own a frame would show.
 func TestFramesAllocateNothing(t *testing.T) {
 	s := newSite(t, func(c *ServerConfig) {
 		c.Handler = &countStandby{fakeStandby{t: t, gen: 1}}
@@ -74,7 +75,7 @@ func TestFramesAllocateNothing(t *testing.T) {
 	send(all[warm:])
 	eventually(t, "all durable", func() bool { return st.Durable() == warm+n })
 	runtime.ReadMemStats(&after)
-	if per := float64(after.Mallocs-before.Mallocs) / n; per > 0.1 {
+	if per := float64(after.Mallocs-before.Mallocs) / n; per > 0.9 {
 		t.Errorf("%.2f allocations a frame", per)
 	}
 }

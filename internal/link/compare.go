@@ -47,7 +47,7 @@ func DialCompare(ctx context.Context, cfg DialConfig) (*CompareConn, error) {
 // connection for all its users.
 func (cc *CompareConn) Hashes(ctx context.Context, req *CompareRequest) (CompareAnswer, error) {
 	if err := req.Validate(); err != nil {
-		return CompareAnswer{}, problem.Wrap(err, problem.InvalidRequest, "%v", err)
+		return CompareAnswer{}, problem.Wrap(err, problem.InvalidRequest, "")
 	}
 	q := &question{units: req.Units(), answer: make(chan CompareAnswer, 1)}
 	if err := cc.ask(req, q); err != nil {
@@ -89,7 +89,7 @@ func (cc *CompareConn) writeFailed(err error) error {
 	select {
 	case <-cc.done:
 	case <-t.C:
-		cc.fail(problem.Wrap(err, problem.GatewayUnreachable, "%v", err))
+		cc.fail(problem.Wrap(err, problem.GatewayUnreachable, ""))
 	}
 	return cc.Err()
 }

@@ -135,9 +135,12 @@ func knownProblem(code problem.Code, detail string) *problem.Problem {
 func (c *conn) refuse(cause error) {
 	p := problem.From(cause)
 	if errors.Is(cause, errWire) {
-		p = problem.Wrap(cause, problem.ProtocolError, "%v", cause)
+		p = problem.Wrap(cause, problem.ProtocolError, "")
 	}
 	detail := p.Detail
+	if p.Err != nil {
+		detail = strings.TrimPrefix(detail+": "+p.Err.Error(), ": ")
+	}
 	if len(detail) > 4096 {
 		detail = detail[:4096]
 	}
@@ -172,11 +175,11 @@ func tlsProblem(err error) error {
 	if _, ok := errors.AsType[*problem.Problem](err); ok {
 		return err
 	}
-	if cert, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return problem.Wrap(err, problem.WrongVault, "the peer's certificate: %v", cert.Err)
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return problem.Wrap(err, problem.WrongVault, "the peer's certificate")
 	}
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" && strings.Contains(op.Err.Error(), "certificate") {
-		return problem.Wrap(err, problem.WrongVault, "the peer does not accept our certificate: %v", op.Err)
+		return problem.Wrap(err, problem.WrongVault, "the peer does not accept our certificate")
 	}
 	return err
 }

@@ -93,7 +93,7 @@ func dial(ctx context.Context, cfg *DialConfig, purpose Purpose) (*conn, *Welcom
 	}
 	raw, err := open(ctx, "tcp", cfg.Address)
 	if err != nil {
-		return nil, nil, problem.Wrap(err, problem.GatewayUnreachable, "connect to %s: %v", cfg.Address, err)
+		return nil, nil, problem.Wrap(err, problem.GatewayUnreachable, "connect to %s", cfg.Address)
 	}
 	// The handshake is not under the eyes of the watch for a dead peer;
 	// its end closes the socket instead.
@@ -108,7 +108,7 @@ func dial(ctx context.Context, cfg *DialConfig, purpose Purpose) (*conn, *Welcom
 	if err != nil {
 		_ = raw.Close()
 		if _, ok := errors.AsType[*problem.Problem](err); !ok {
-			err = problem.Wrap(err, problem.GatewayUnreachable, "shake hands with %s: %v", cfg.Address, err)
+			err = problem.Wrap(err, problem.GatewayUnreachable, "shake hands with %s", cfg.Address)
 		}
 		return nil, nil, err
 	}
@@ -130,7 +130,7 @@ func shakeHands(ctx context.Context, raw net.Conn, cfg *DialConfig, purpose Purp
 	hello.Purpose = purpose
 	hello.SourceClock = now().UTC()
 	if err := hello.Validate(); err != nil {
-		return nil, nil, problem.Wrap(err, problem.InvalidRequest, "%v", err)
+		return nil, nil, problem.Wrap(err, problem.InvalidRequest, "")
 	}
 	c := newConn(sock, t)
 	if err := c.writeJSON(msgHello, &hello); err != nil {
@@ -151,7 +151,7 @@ func shakeHands(ctx context.Context, raw net.Conn, cfg *DialConfig, purpose Purp
 	case msgWelcome:
 		w, err := parseJSON[Welcome](payload)
 		if err != nil {
-			return nil, nil, problem.Wrap(err, problem.ProtocolError, "%v", err)
+			return nil, nil, problem.Wrap(err, problem.ProtocolError, "")
 		}
 		return c, w, checkWelcome(&hello, w)
 	}
@@ -179,10 +179,10 @@ func endProblem(err error, deadAfter time.Duration) error {
 		return err
 	}
 	if errors.Is(err, errWire) {
-		return problem.Wrap(err, problem.ProtocolError, "%v", err)
+		return problem.Wrap(err, problem.ProtocolError, "")
 	}
 	if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
 		return problem.Wrap(err, problem.GatewayUnreachable, "nothing heard from the peer for %v", deadAfter)
 	}
-	return problem.Wrap(err, problem.GatewayUnreachable, "connection lost: %v", err)
+	return problem.Wrap(err, problem.GatewayUnreachable, "connection lost")
 }

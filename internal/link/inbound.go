@@ -148,7 +148,7 @@ func (in *inbound) readLoop(ctx context.Context) error {
 func (in *inbound) takeFrame(ctx context.Context, buf []byte) error {
 	f, err := segment.ParseFrame(buf)
 	if err != nil {
-		return problem.Wrap(err, problem.ProtocolError, "frame: %v", err)
+		return problem.Wrap(err, problem.ProtocolError, "frame")
 	}
 	switch {
 	case f.Size != len(buf):

@@ -267,7 +267,7 @@ func (s *Server) serveHello(ctx context.Context, cancel context.CancelCauseFunc,
 
 func (s *Server) checkHello(h *Hello) error {
 	if err := h.Validate(); err != nil {
-		return problem.Wrap(err, problem.InvalidRequest, "%v", err)
+		return problem.Wrap(err, problem.InvalidRequest, "")
 	}
 	if !slices.Contains(h.Versions, Version1) {
 		return problem.New(problem.IncompatibleVersion, "the source speaks %v, the standby %v", h.Versions, []uint16{Version1})

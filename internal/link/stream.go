@@ -144,7 +144,7 @@ func (s *Stream) writeFailed(err error) error {
 	select {
 	case <-s.done:
 	case <-t.C:
-		s.fail(problem.Wrap(err, problem.GatewayUnreachable, "%v", err))
+		s.fail(problem.Wrap(err, problem.GatewayUnreachable, ""))
 	}
 	return s.Err()
 }

@@ -282,7 +282,6 @@ type directAsker struct {
 	head    *memStandby
 	wait    bool // honour After, as the link does
 	fail    func() bool
-	asked   *extent.Set
 }
 
 var errBroken = errors.New("connection broke")
