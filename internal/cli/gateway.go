@@ -1,0 +1,134 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"rebound/internal/dr"
+	"rebound/internal/gateway"
+	"rebound/internal/problem"
+	"rebound/internal/site/qemu"
+)
+
+// serveGateway are the flags of "gateway serve".
+type serveGateway struct {
+	name, dir, runDir, datastore, listen, dataAddr string
+	passphrase, caFile                             string
+	accel                                          string
+}
+
+func (a *app) newGateway() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "gateway", Short: "Gateways: the data plane of a site", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(a.newGatewayServe())
+	return cmd
+}
+
+func (a *app) newGatewayServe() *cobra.Command {
+	var o serveGateway
+	cmd := &cobra.Command{
+		Use:   "serve --name GATEWAY --vault HOST:PORT --dir DIR",
+		Short: "Run a gateway until SIGTERM",
+		Long: `Run a gateway: it dials the vault, listens for streams of other gateways, keeps
+journals, and captures the writes of its site's machines.
+
+The first start enrols: it needs the passphrase that 'rebound gateway enroll' showed
+(--passphrase, or $REBOUND_PASSPHRASE) and the vault's certificate (--vault-ca). Later
+starts need only --dir.`,
+		Example: `  rebound gateway serve --name gw-home --vault vault:8443 --vault-ca ca.pem \
+      --passphrase 3k9x-… --dir /var/lib/rebound
+  rebound gateway serve --dir /var/lib/rebound`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.runGateway(cmd.Context(), o) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.name, "name", "", "the gateway's name in the vault (first start)")
+	f.StringVar(&o.dir, "dir", "/var/lib/rebound/gateway", "directory for journals and state")
+	f.StringVar(&o.runDir, "run-dir", "", "directory for sockets; its path is at most 60 bytes (default: DIR/run)")
+	f.StringVar(&o.datastore, "datastore", "", "directory of the site's machines (default: DIR/datastore)")
+	f.StringVar(&o.listen, "listen", ":9443", "address to take streams on")
+	f.StringVar(&o.dataAddr, "data-addr", "", "host:port told to other gateways (default: the one listened on)")
+	f.StringVar(&o.passphrase, "passphrase", "", "one-time passphrase of the enrolment (default: $REBOUND_PASSPHRASE)")
+	f.StringVar(&o.caFile, "vault-ca", "", "file with the vault's certificate (first start)")
+	f.StringVar(&o.accel, "accel", "", "kvm or tcg (default: what is proven to work)")
+	return cmd
+}
+
+// maxRunDir bounds the path of the socket directory: a Unix socket's path has
+// at most 107 bytes, and names of groups and sockets follow.
+const maxRunDir = 60
+
+func (a *app) runGateway(ctx context.Context, o serveGateway) error {
+	log, err := a.logger()
+	if err != nil {
+		return err
+	}
+	enr, bundle, ok, err := gateway.LoadEnrolment(o.dir)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		if err := a.enroll(ctx, o); err != nil {
+			return err
+		}
+		if enr, bundle, _, err = gateway.LoadEnrolment(o.dir); err != nil {
+			return err
+		}
+	}
+	if o.runDir == "" {
+		o.runDir = filepath.Join(o.dir, "run")
+	}
+	if len(o.runDir) > maxRunDir {
+		return usageError{fmt.Errorf("--run-dir %q has %d bytes, at most %d fit before the names of sockets", o.runDir, len(o.runDir), maxRunDir)}
+	}
+	if o.datastore == "" {
+		o.datastore = filepath.Join(o.dir, "datastore")
+	}
+	driver, err := qemu.New(qemu.Config{Dir: o.datastore, Accel: o.accel, Logger: log})
+	if err != nil {
+		return err
+	}
+	defer driver.Close()
+	exe, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find own program: %w", err)
+	}
+	vault := enr.VaultAddr
+	if a.vault != "" {
+		vault = a.vault
+	}
+	g, err := gateway.Open(ctx, gateway.Config{
+		Name: enr.Name, Site: enr.Site, Dir: o.dir, RunDir: o.runDir, VaultAddr: vault,
+		DataListen: o.listen, DataAddr: o.dataAddr, Identity: bundle, Driver: driver,
+		CaptureArgv: []string{exe, "--log-level", a.logLevel, "capture"}, Log: log.With("gateway", enr.Name),
+	})
+	if err != nil {
+		return err
+	}
+	return g.Run(ctx)
+}
+
+// enroll is the first start.
+func (a *app) enroll(ctx context.Context, o serveGateway) error {
+	if o.name == "" || a.vault == "" || o.caFile == "" {
+		return usageError{fmt.Errorf("the gateway in %s has not enrolled: give --name, --vault, --vault-ca and --passphrase", o.dir)}
+	}
+	if err := dr.ValidName(o.name); err != nil {
+		return problem.Wrap(err, problem.InvalidName, "--name")
+	}
+	ca, err := os.ReadFile(o.caFile)
+	if err != nil {
+		return usageError{fmt.Errorf("--vault-ca: %w", err)}
+	}
+	pass := o.passphrase
+	if pass == "" {
+		pass = os.Getenv("REBOUND_PASSPHRASE")
+	}
+	return gateway.Enroll(ctx, o.dir, gateway.Enrolment{Name: dr.GatewayID(o.name), VaultAddr: a.vault}, pass, ca)
+}
