@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -174,8 +175,26 @@ func enrolled(ctx context.Context, cfg Config) (identity.Bundle, error) {
 	if err := id.Save(cfg.StateDir); err != nil {
 		return id, fmt.Errorf("save agent's identity: %w", err)
 	}
+	if err := syncDirs(cfg.StateDir, filepath.Dir(cfg.StateDir)); err != nil {
+		return id, err
+	}
 	cfg.Logger.Info("enrolled", "vault", res.Vault, "machine", cfg.Machine)
 	return id, nil
+}
+
+// syncDirs makes names in directories durable: the passphrase is used up, so a
+// power cut must not take the identity away again.
+func syncDirs(dirs ...string) error {
+	for _, dir := range dirs {
+		f, err := os.Open(dir)
+		if err == nil {
+			err = errors.Join(f.Sync(), f.Close())
+		}
+		if err != nil {
+			return fmt.Errorf("sync %s: %w", dir, err)
+		}
+	}
+	return nil
 }
 
 // checkIdentity refuses an identity that is not this machine's agent's.

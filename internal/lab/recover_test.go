@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"rebound/internal/agent/agenttest"
 	"rebound/internal/dr"
 	"rebound/internal/lab/checker"
 	"rebound/internal/lab/collector"
@@ -78,6 +79,12 @@ func atRest(t *testing.T, c *collector.Collector, r *image.Result, disks ...stri
 func TestPowerCut(t *testing.T) {
 	short(t)
 	b, c := builder(t), startCollector(t)
+	v := agenttest.New(t)
+	_, port, err := net.SplitHostPort(v.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.SetAgent("alpha", wire.AgentConfig{Vault: "https://10.0.2.2:" + port, Machine: "alpha", Passphrase: "once", CA: string(v.CA.PEM())})
 	alpha := build(t, b, dr.BIOS, "alpha", "", c.GuestAddr())
 	beta := build(t, b, dr.UEFI, "beta", "alpha", c.GuestAddr())
 	mb := startMachine(t, beta, "user")
@@ -96,6 +103,10 @@ func TestPowerCut(t *testing.T) {
 	if ok, _ := reach.Isolated(); ok {
 		t.Errorf("a guest that talks to the host claims to be isolated: %+v", reach)
 	}
+	registered := func(n int, boot string) {
+		v.Until("registration", func(s agenttest.State) bool { return len(s.Registered) == n && s.Registered[n-1].BootID == boot })
+	}
+	registered(1, sa.Boot)
 	mb.kill()
 	ma.kill()
 
@@ -120,6 +131,7 @@ func TestPowerCut(t *testing.T) {
 		t.Errorf("uploaded ledger %+v, the disks held %+v", up.State, la.State)
 	}
 	waitAck(t, c, s2.Boot, la.State.Count+50)
+	registered(2, s2.Boot)
 	ma.pressPower()
 	if !ma.sawEvent("stopped") {
 		t.Error("the guest did not stop in order")
