@@ -138,17 +138,26 @@ func (g *group) close(ctx context.Context, reason string) {
 	defer g.opening.Unlock()
 	g.q.seal(reason)
 	g.cancelSync()
-	if g.connected() {
-		if _, err := g.q.drain(ctx); err != nil {
-			g.log.Warn("not all of the ring reached the standby", "error", err)
-		}
-	}
+	g.deliverRest(ctx)
 	g.stopSender()
 	g.cancel()
 	if err := g.exports.close(); err != nil {
 		g.log.Warn("exports not closed", "error", err)
 	}
 	g.wg.Wait()
+}
+
+// deliverRest gives what is left of a sealed epoch a moment to reach the
+// standby, if it can be reached: points in it stay.
+func (g *group) deliverRest(ctx context.Context) {
+	if !g.connected() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, farewell)
+	defer cancel()
+	if _, err := g.q.drain(ctx); err != nil {
+		g.log.Warn("not all of the ring reached the standby", "error", err)
+	}
 }
 
 func (g *group) connected() bool {
@@ -174,6 +183,7 @@ func (g *group) open(ctx context.Context) (OpenResult, error) {
 		return OpenResult{}, problem.New(problem.OperationNotAllowed, "disk %s is not attached", name)
 	}
 	g.cancelSync()
+	g.deliverRest(ctx)
 	g.stopSender()
 	sender, err := g.newSender()
 	if err != nil {

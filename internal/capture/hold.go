@@ -14,8 +14,10 @@ type answered struct{}
 
 func (answered) Done(error) {}
 
-// entryCost is what an entry without guest data counts in the ring, in bytes.
-const entryCost = 128
+// entryCost is what each entry counts in the ring besides its data, in bytes. It
+// is more than it takes, so that entries without data (zeroes, trims) fill the
+// ring by their number before its table of entries overflows.
+const entryCost = 1024
 
 // verdict is what becomes of an acknowledgement.
 type verdict uint8

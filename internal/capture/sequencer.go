@@ -110,7 +110,7 @@ func newSequencer(l Limits, clock Clock, stamps *stamper) *sequencer {
 	l = l.withDefaults()
 	q := &sequencer{
 		clock: clock, stamps: stamps, limits: l, wake: make(chan struct{}, 1), state: StateIdle,
-		slots:    make([]slot, 2*l.RingBytes/4096+slotMargin),
+		slots:    make([]slot, l.RingBytes/entryCost+slotMargin),
 		throttle: newThrottle(l), syncMark: l.RingBytes / 100 * int64(l.SyncBelow),
 		moved:  make(chan struct{}),
 		onSeal: func(dr.Position, string) {},

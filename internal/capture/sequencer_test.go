@@ -241,6 +241,28 @@ func TestDelayMatchesDrain(t *testing.T) {
 	})
 }
 
+// TestEntriesWithoutDataFillTheRing: a flood of zeroes is delayed and shed by
+// the ring's limits, like data, and never overruns the table of entries.
+func TestEntriesWithoutDataFillTheRing(t *testing.T) {
+	q := testSequencer(t, Limits{RingBytes: 4 << 20}, 1)
+	n := 0
+	for ; q.stateNow() == StateOpen && n < 1<<20; n++ {
+		q.record(slot{kind: segment.KindZero, length: 512, cost: entryCost}, ackFunc(func(error) {}))
+		if n%8 == 0 {
+			q.takeDue(nil, false)
+			q.mu.Lock()
+			q.held.queue = q.held.queue[:0] // as if their time had come
+			q.mu.Unlock()
+		}
+		if n > 4096 {
+			q.throttle.spent = q.throttle.total
+		}
+	}
+	if q.used > 4<<20+entryCost*16 || !strings.Contains(q.reason, "ring is full") {
+		t.Errorf("%d entries, %d bytes, sealed: %q", n, q.used, q.reason)
+	}
+}
+
 // TestReliefFreesHeldWrites: held acknowledgements are given as soon as the
 // standby has caught up, not at their time.
 func TestReliefFreesHeldWrites(t *testing.T) {

@@ -177,6 +177,10 @@ func TestStreamIsConsistent(t *testing.T) {
 	seed := testSeed(t)
 	rng := rand.New(rand.NewPCG(seed, 1))
 	r := newRig(t, 4, Limits{RingBytes: 4 << 20})
+	r.config.Compression = []string{"none", "s2"}[seed%2]
+	if err := r.client.Configure(r.ctx(), r.config); err != nil {
+		t.Fatal(err)
+	}
 	h := &history{}
 	for round := range 6 {
 		r.standby.set(func(s *standby) {
