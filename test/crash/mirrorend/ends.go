@@ -224,3 +224,13 @@ func plainEnds() []end {
 		}},
 	}
 }
+
+// events are those that a round waits for. A paused mirror reports one error a
+// write; noting them all would measure our parser.
+func (e end) events() []string {
+	names := []string{"BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED"}
+	if e.onError == "report" {
+		names = append(names, "BLOCK_JOB_ERROR")
+	}
+	return names
+}

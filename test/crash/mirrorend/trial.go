@@ -120,7 +120,7 @@ func (t trial) rounds(ctx context.Context, h *host, e end, size int64, o *outcom
 func (t trial) round(ctx context.Context, h *host, e end, size int64, o *outcome, seen map[string]bool) error {
 	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
 	defer cancel()
-	events := h.mon.Subscribe("BLOCK_JOB_ERROR", "BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED")
+	events := h.mon.Subscribe(e.events()...)
 	defer events.Close()
 	sinks := make([]*sink, t.Disks)
 	for i := range sinks {
