@@ -29,7 +29,7 @@ const writeTimeout = 30 * time.Second
 var ErrClosed = errors.New("qmp: client closed")
 
 // ErrNoOOB is returned by RunOOB when the server offers no out-of-band
-// execution, as qemu-storage-daemon and QEMU before 2.12.
+// execution, as QEMU before 2.12 and chardevs without their own thread.
 var ErrNoOOB = errors.New("qmp: server offers no out-of-band execution")
 
 // ConnError is an error of the connection, not an answer. Whether the command
