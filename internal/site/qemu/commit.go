@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"strings"
 	"time"
 
 	"rebound/internal/dr"
@@ -130,6 +131,9 @@ func hypervisor(err error) error {
 	}
 	if containsLock(err.Error()) {
 		return problem.Wrap(err, problem.MachineInUse, "another process has the file open")
+	}
+	if strings.Contains(err.Error(), "No space left on device") {
+		return problem.Wrap(err, problem.NoRoom, "the base cannot grow")
 	}
 	return problem.Wrap(err, problem.HypervisorError, "QEMU refused or failed")
 }

@@ -177,7 +177,10 @@ func (d *Driver) Machines(ctx context.Context) ([]site.Machine, error) {
 			continue // deleted just now
 		}
 		if err != nil {
-			return nil, err
+			// One broken record must not hide all other machines.
+			d.log.Error("machine cannot be read", "machine", name, "error", err)
+			list = append(list, site.Machine{Definition: dr.Definition{Name: name}, State: site.Unknown})
+			continue
 		}
 		list = append(list, m.describe(ctx, rec))
 	}

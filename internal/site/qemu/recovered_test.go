@@ -212,12 +212,10 @@ func TestDiscardLeavesStandby(t *testing.T) {
 }
 
 // The machine waits while its view's server is away and goes on by itself when
-// it is back; a restart of the driver meanwhile changes nothing.
+// it is back.
 func TestViewServerRestarts(t *testing.T) {
 	needQEMU(t)
-	dir := t.TempDir()
-	d := openDriver(t, dir)
-	g := startRecoveredGuest(t, d)
+	g := startRecoveredGuest(t, openDriver(t, t.TempDir()))
 	for range 3 {
 		dots := g.progress(g.dots())
 		g.view.stop()
@@ -230,12 +228,16 @@ func TestViewServerRestarts(t *testing.T) {
 }
 
 // A server that is away for longer pauses the machine, which goes on by itself
-// too; the guest sees no error.
+// too, also when the driver was restarted meanwhile; the guest sees no error.
 func TestWatchResumes(t *testing.T) {
 	needQEMU(t)
-	d, ctx := openDriver(t, t.TempDir()), testContext(t)
+	dir, ctx := t.TempDir(), testContext(t)
+	d := openDriver(t, dir)
 	d.cfg.ViewReconnect = time.Second
 	g := startRecoveredGuest(t, d)
+	must(t, d.Close()) // as a gateway that is restarted
+	g.d = openDriver(t, dir)
+	g.m = g.d.at("web")
 	mon, err := g.m.monitor(&record{})
 	must(t, err)
 	client, err := mon.Client(ctx)
