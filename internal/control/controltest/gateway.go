@@ -74,7 +74,7 @@ func (g *Gateway) Start(addr string, cfg *tls.Config, log *slog.Logger) error {
 	server := control.NewServer(ctx, g, ledger, log.With("gateway", g.id))
 	var wg sync.WaitGroup
 	wg.Go(func() { server.Run(ctx, addr, cfg) }) //nolint:errcheck // ends with ctx
-	wg.Go(func() { g.reports(ctx, addr, cfg) })
+	wg.Go(func() { g.reports(ctx, addr, cfg, log) })
 	g.setDown(false)
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -118,7 +118,7 @@ func (g *Gateway) Lose() {
 // reportEvery is quicker than a real gateway, so that tests are.
 const reportEvery = 20 * time.Millisecond
 
-func (g *Gateway) reports(ctx context.Context, addr string, cfg *tls.Config) {
+func (g *Gateway) reports(ctx context.Context, addr string, cfg *tls.Config, log *slog.Logger) {
 	r := control.NewReporter(addr, cfg)
 	defer r.Close()
 	tick := time.NewTicker(reportEvery)
@@ -127,6 +127,8 @@ func (g *Gateway) reports(ctx context.Context, addr string, cfg *tls.Config) {
 		d, err := r.Report(ctx, g.report())
 		if err == nil {
 			g.heed(d)
+		} else {
+			log.Warn("report", "gateway", g.id, "error", err)
 		}
 		select {
 		case <-tick.C:
