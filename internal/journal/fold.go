@@ -212,6 +212,7 @@ func (j *Journal) foldBatch(ctx context.Context, f *folding) (int64, error) {
 	plan := j.planRedo(f.From, f.To)
 	defer plan.release()
 	var n int64
+	var buf []byte
 	for disk := range j.bases {
 		m, err := plan.build(ctx, uint16(disk))
 		if err != nil {
@@ -221,7 +222,10 @@ func (j *Journal) foldBatch(ctx context.Context, f *folding) (int64, error) {
 			if err := ctx.Err(); err != nil {
 				return n, err
 			}
-			if err := j.foldPiece(j.bases[disk], &p); err != nil {
+			if p.payload != zeroes && int64(len(buf)) < p.len {
+				buf = make([]byte, p.len)
+			}
+			if err := j.foldPiece(j.bases[disk], &p, buf); err != nil {
 				return n, err
 			}
 			n += p.len
@@ -248,15 +252,15 @@ func (j *Journal) announce(f *folding) error {
 	})
 }
 
-// foldPiece copies one piece into the base.
-func (j *Journal) foldPiece(b *base, p *piece) error {
+// foldPiece copies one piece into the base, by way of buf.
+func (j *Journal) foldPiece(b *base, p *piece, buf []byte) error {
 	if p.payload == zeroes {
 		if err := b.file.Zero(p.off, p.len); err != nil {
 			return fmt.Errorf("write base %s: %w", b.path, err)
 		}
 		return nil
 	}
-	buf := make([]byte, p.len)
+	buf = buf[:p.len]
 	if err := j.cache.read(p, buf); err != nil {
 		return err
 	}

@@ -108,7 +108,7 @@ func TestAppendOrder(t *testing.T) {
 		"disk":       {Kind: segment.KindZero, Disk: 9, Length: 512},
 		"range":      {Kind: segment.KindZero, Offset: modelDiskSize, Length: 512},
 		"control":    {Kind: segment.KindBeacon, Data: []byte("junk")},
-		"definition": segment.Entry{Kind: segment.KindDefinition, Data: mustBinary(segment.Definition{Machine: "vm0", JSON: []byte("{")})},
+		"definition": {Kind: segment.KindDefinition, Data: mustBinary(segment.Definition{Machine: "vm0", JSON: []byte("{")})},
 	} {
 		w.builder.Reset(1, 1)
 		e.Seq = w.head.Seq + 1
@@ -366,7 +366,7 @@ func TestDamagedSegmentHeader(t *testing.T) {
 		t.Errorf("new epoch: %v", err)
 	}
 	rep, err := j.Verify(t.Context())
-	if err != nil || len(rep.Damages) == 0 || rep.Damages[0].From != edge {
+	if err != nil || len(rep.Damages) == 0 || rep.Damages[0].From != edge || len(rep.Hit) == 0 {
 		t.Errorf("verify: %+v, %v", rep, err)
 	}
 	w.must(j.Close())

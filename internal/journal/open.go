@@ -44,26 +44,27 @@ type Journal struct {
 
 	syncMu sync.Mutex // one sync at a time
 
-	mu       sync.Mutex // guards all below
-	gen      dr.Generation
-	head     dr.Position // appended
-	durable  dr.Position
-	ended    bool // a break was appended: the epoch takes no more
-	segs     []*segmentFile
-	active   *segmentFile // the last of segs while it grows, or nil
-	heads    []*runMap    // of each disk: everything after the anchor
-	lastData []dr.Position
-	hist     history
-	waiting  []control // appended, not durable
-	bytes    int64     // of guest writes appended
-	synced   bool
-	floor    dr.Position // the lowest position that may still be opened
-	views    map[*viewDevice]struct{}
-	damage   error // redo is missing: views beyond damageAt refuse
-	damageAt dr.Position
-	stale    int64
-	failed   error
-	closed   bool
+	mu         sync.Mutex // guards all below
+	gen        dr.Generation
+	head       dr.Position // appended
+	durable    dr.Position
+	ended      bool // a break was appended: the epoch takes no more
+	segs       []*segmentFile
+	active     *segmentFile // the last of segs while it grows, or nil
+	heads      []*runMap    // of each disk: everything after the anchor
+	lastData   []dr.Position
+	hist       history
+	waiting    []control // appended, not durable
+	bytes      int64     // of guest writes appended
+	synced     bool
+	floor      dr.Position // the lowest position that may still be opened
+	views      map[*viewDevice]struct{}
+	damage     error // redo is missing: views beyond damageAt refuse
+	damageAt   dr.Position
+	lostPoints []dr.Point // known to lie behind the damage
+	stale      int64
+	failed     error
+	closed     bool
 }
 
 func (o Options) withDefaults() (Options, error) {

@@ -10,11 +10,12 @@ import (
 	"rebound/internal/segment"
 )
 
-// frameCacheBytes bounds the memory for frames' tables and blocks.
+// frameCacheBytes bounds the memory for frames' tables and decoded blocks.
 const frameCacheBytes = 16 << 20
 
-// frameCache keeps tables of frames that were read lately: they say where in a
-// segment a payload's blocks lie.
+// frameCache keeps tables of frames that were read lately, which say where in a
+// segment a payload's blocks lie, and blocks that were decoded: what a guest
+// reads next is often beside what it has just read.
 type frameCache struct {
 	mu    sync.Mutex
 	limit int
@@ -24,21 +25,21 @@ type frameCache struct {
 	bufs  sync.Pool // of *readBuffer
 }
 
+// frameKey names a frame's tables, or with a block > 0 one of its blocks.
 type frameKey struct {
 	segment uint64
 	offset  uint32
+	block   int // counted from 1
 }
 
 type frameItem struct {
 	key    frameKey
 	tables segment.Tables
+	data   []byte // of a block
 	cost   int
 }
 
-type readBuffer struct {
-	stored  [segment.BlockSize]byte
-	scratch segment.Scratch
-}
+type readBuffer struct{ stored [segment.BlockSize]byte }
 
 func newFrameCache(limit int) *frameCache {
 	c := &frameCache{limit: limit, order: list.New(), items: map[frameKey]*list.Element{}}
@@ -46,25 +47,26 @@ func newFrameCache(limit int) *frameCache {
 	return c
 }
 
-func (c *frameCache) get(k frameKey) (segment.Tables, bool) {
+// get returns what is kept under k, or nil. Items are never changed.
+func (c *frameCache) get(k frameKey) *frameItem {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	el := c.items[k]
 	if el == nil {
-		return segment.Tables{}, false
+		return nil
 	}
 	c.order.MoveToFront(el)
-	return el.Value.(*frameItem).tables, true
+	return el.Value.(*frameItem)
 }
 
-func (c *frameCache) put(k frameKey, t segment.Tables, cost int) {
+func (c *frameCache) put(it *frameItem) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.items[k] != nil {
+	if c.items[it.key] != nil {
 		return
 	}
-	c.items[k] = c.order.PushFront(&frameItem{k, t, cost})
-	c.used += cost
+	c.items[it.key] = c.order.PushFront(it)
+	c.used += it.cost
 	for c.used > c.limit && c.order.Len() > 1 {
 		el := c.order.Back()
 		it := c.order.Remove(el).(*frameItem)
@@ -75,9 +77,9 @@ func (c *frameCache) put(k frameKey, t segment.Tables, cost int) {
 
 // tables returns the tables of the frame that holds a piece.
 func (c *frameCache) tables(s *segmentFile, frame uint32) (segment.Tables, error) {
-	k := frameKey{s.Number, frame}
-	if t, ok := c.get(k); ok {
-		return t, nil
+	k := frameKey{s.Number, frame, 0}
+	if it := c.get(k); it != nil {
+		return it.tables, nil
 	}
 	var head [segment.HeaderSize]byte
 	if err := s.readAt(head[:], int64(frame)); err != nil {
@@ -98,7 +100,7 @@ func (c *frameCache) tables(s *segmentFile, frame uint32) (segment.Tables, error
 	if err != nil {
 		return t, err
 	}
-	c.put(k, t, len(buf)+256)
+	c.put(&frameItem{key: k, tables: t, cost: len(buf) + 256})
 	return t, nil
 }
 
@@ -128,20 +130,43 @@ func (c *frameCache) readPayload(p *piece, dst []byte) error {
 	if p.seq < h.First || p.seq > h.Last() || off+len(dst) > h.Payload {
 		return fmt.Errorf("%w: frame does not hold entry %d", segment.ErrDamaged, p.seq)
 	}
-	buf := c.bufs.Get().(*readBuffer)
-	defer c.bufs.Put(buf)
 	for len(dst) > 0 {
 		b := t.BlockAt(off)
 		in := off - b.Start
 		n := min(len(dst), b.Length-in)
-		stored := buf.stored[:b.Stored]
-		if err := p.seg.readAt(stored, int64(p.frame)+int64(b.Offset)); err != nil {
-			return err
-		}
-		if err := b.Read(&buf.scratch, dst[:n], in, stored); err != nil {
+		if err := c.readBlock(p, &b, dst[:n], in); err != nil {
 			return err
 		}
 		dst, off = dst[n:], off+n
 	}
+	return nil
+}
+
+// readBlock fills dst from one block. A compressed block of which a part is
+// wanted is kept decoded.
+func (c *frameCache) readBlock(p *piece, b *segment.Block, dst []byte, in int) error {
+	k := frameKey{p.seg.Number, p.frame, 1 + b.Start/segment.BlockSize}
+	keep := b.Compressed() && len(dst) < b.Length
+	if keep {
+		if it := c.get(k); it != nil {
+			copy(dst, it.data[in:])
+			return nil
+		}
+	}
+	buf := c.bufs.Get().(*readBuffer)
+	defer c.bufs.Put(buf)
+	stored := buf.stored[:b.Stored]
+	if err := p.seg.readAt(stored, int64(p.frame)+int64(b.Offset)); err != nil {
+		return err
+	}
+	if !keep {
+		return b.Read(nil, dst, in, stored)
+	}
+	data := make([]byte, b.Length)
+	if err := b.Read(nil, data, 0, stored); err != nil {
+		return err
+	}
+	c.put(&frameItem{key: k, data: data, cost: len(data) + 256})
+	copy(dst, data[in:])
 	return nil
 }

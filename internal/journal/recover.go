@@ -52,6 +52,7 @@ func (j *Journal) recoverSegment(number uint64, last bool) error {
 		return j.lost(number, err)
 	}
 	if s.Group != j.groupSum || !j.follows(s) {
+		j.noteLost(s)
 		err := fmt.Errorf("%w: segment %d begins at %v after %v", segment.ErrDamaged, number, s.at(s.First), j.head)
 		s.release()
 		return j.lost(number, err)
@@ -101,6 +102,20 @@ func (j *Journal) lost(number uint64, err error) error {
 		j.log.Error("journal damaged", "dir", j.dir, "err", j.damage)
 	}
 	return nil
+}
+
+// noteLost remembers the points of a segment that cannot be reached, for
+// Verify to name them.
+func (j *Journal) noteLost(s *segmentFile) {
+	controls := s.controls
+	if s.sealed {
+		controls, _ = s.readControls() // what cannot be read is not named
+	}
+	var h history
+	for _, c := range controls {
+		_ = h.apply(c)
+	}
+	j.lostPoints = append(j.lostPoints, h.points...)
 }
 
 // neverWritten reports whether a crash took the segment's header: its first

@@ -156,15 +156,3 @@ func (m *runMap) pieces() []piece {
 	})
 	return out
 }
-
-// holdsAfter reports whether a piece lies after pos.
-func (m *runMap) holdsAfter(pos dr.Position) bool {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	found := false
-	m.tree.Scan(func(p piece) bool {
-		found = pos.Before(p.position())
-		return !found
-	})
-	return found
-}

@@ -47,11 +47,7 @@ func (j *Journal) Verify(ctx context.Context) (VerifyReport, error) {
 	var rep VerifyReport
 	if damage != nil {
 		rep.Damages = append(rep.Damages, Damage{From: j.damageAt, Error: damage.Error()})
-		for _, p := range j.hist.points {
-			if j.damageAt.Before(p.Position) {
-				rep.Hit = append(rep.Hit, p)
-			}
-		}
+		rep.Hit = append(rep.Hit, j.lostPoints...)
 	}
 	j.mu.Unlock()
 	defer func() {

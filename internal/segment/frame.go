@@ -302,6 +302,9 @@ func (t *Tables) BlockAt(off int) Block {
 	return Block{i * BlockSize, t.blockLength(i), at, ref.stored, ref.raw, ref.sum}
 }
 
+// Compressed reports whether reading a part of the block decompresses it.
+func (b *Block) Compressed() bool { return !b.raw && b.Stored > 0 }
+
 // Read fills dst with the block's payload from in on, given its stored bytes,
 // which it checks first.
 func (b *Block) Read(s *Scratch, dst []byte, in int, stored []byte) error {

@@ -209,9 +209,14 @@ func TestPayloads(t *testing.T) {
 	for _, v := range []interface {
 		MarshalBinary() ([]byte, error)
 	}{
-		Marker{"p1", dr.Bookmark, "before the change", at}, Marker{},
-		Beacon{at, time.Hour, 77}, Break{"socket closed"}, Break{},
-		Definition{"db-01", []byte(`{"name":"db-01"}`)}, SyncBegin{"bitmap", 9}, SyncEnd{9, 5},
+		Marker{"p1", dr.Bookmark, "before the change", at},
+		Marker{},
+		Beacon{at, time.Hour, 77},
+		Break{"socket closed"},
+		Break{},
+		Definition{"db-01", []byte(`{"name":"db-01"}`)},
+		SyncBegin{"bitmap", 9},
+		SyncEnd{9, 5},
 	} {
 		b, err := v.MarshalBinary()
 		if err != nil {
