@@ -45,7 +45,8 @@ type ServerOptions struct {
 	TLSMode TLSMode
 	// HandshakeTimeout bounds the whole negotiation. Default 10 s.
 	HandshakeTimeout time.Duration
-	// MaxConns bounds open connections; more are closed at once. Default 1024.
+	// MaxConns bounds open connections (128 KiB of buffer each); more are closed
+	// at once. Default 256.
 	MaxConns int
 	// Logger takes one line per connection at level Debug and one per
 	// violation at level Warn. Default: discarded.

@@ -46,7 +46,7 @@ func NewServer(opts ServerOptions) (*Server, error) {
 		opts.HandshakeTimeout = 10 * time.Second
 	}
 	if opts.MaxConns == 0 {
-		opts.MaxConns = 1024
+		opts.MaxConns = 256
 	}
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)

@@ -334,8 +334,10 @@ func startTLS(ctx context.Context, nc net.Conn, cfg *tls.Config, wrap func(net.C
 	return &streamTransport{conn: tc, base: nc, gather: g, flush: g.flush}, nil
 }
 
-// inSize is the size of a connection's read buffer in bytes: sixteen requests
-// of 4 KiB fit, payloads of that size and more bypass it.
+// inSize is the size of a connection's read buffer in bytes: some thirty requests
+// of 4 KiB come with one call; payloads of that size and more are read into
+// their place. (Reading smaller ones, 64 KiB, into their place was measured to
+// cost a quarter more CPU by its second call than the copy does.)
 const inSize = 128 << 10
 
 // input is the read buffer of a connection.
