@@ -20,7 +20,9 @@ import (
 //   - OpenStream is called when no other stream of the group is open; the
 //     sink of the one before was closed. For Epoch 0 it makes and persists a
 //     new epoch, the last one + 1; an epoch older than the newest is
-//     StaleEpoch. It may be called again for the same epoch.
+//     StaleEpoch. It may be called again for the same epoch: what the stream
+//     before had appended is then either durable and counted in
+//     Welcome.Durable, or forgotten, and comes again.
 //   - durable is called by the sink, from any goroutine, each time that more
 //     is durable, with the seq of the last durable entry of the epoch. It does
 //     not block and may be called after Close.

@@ -175,7 +175,7 @@ type site struct {
 	stop    func()
 }
 
-var fastTiming = Timing{Handshake: 5 * time.Second, KeepAlive: 50 * time.Millisecond, DeadAfter: 400 * time.Millisecond}
+var fastTiming = Timing{Handshake: 5 * time.Second, KeepAlive: 50 * time.Millisecond, DeadAfter: time.Second}
 
 func newCA(t testing.TB, vault string) *identity.CA {
 	ca, err := identity.OpenCA(t.TempDir(), vault)

@@ -19,7 +19,8 @@ import (
 // must have had nothing to refuse and the sender no reason to connect twice:
 // a dropped, swapped or repeated frame shows here.
 func TestSenderDeliversOnceInOrder(t *testing.T) {
-	s := newSite(t, nil)
+	s := newSite(t, func(c *ServerConfig) { c.Timing = Timing{} })
+	s.dial.Timing = Timing{} // a loaded machine is no dead peer
 	snd, err := NewSender(SenderConfig{Dial: s.dial, BackoffMin: time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
@@ -140,7 +141,7 @@ func TestFinishWaitsUntilDurable(t *testing.T) {
 	select {
 	case err := <-ended:
 		t.Fatalf("finish returned %v with nothing durable", err)
-	case <-time.After(600 * time.Millisecond): // longer than DeadAfter: keep-alives hold the line
+	case <-time.After(1300 * time.Millisecond): // longer than DeadAfter: keep-alives hold the line
 	}
 	s.standby.sync()
 	if err := <-ended; err != nil {

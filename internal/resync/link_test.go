@@ -277,11 +277,11 @@ func (w *world) slowGuest(seed uint64, stop <-chan struct{}) {
 // TestOnlyDifferencesTravel counts the bytes on the sockets of a comparison
 // with few differences, the measure of a failback.
 func TestOnlyDifferencesTravel(t *testing.T) {
-	w := newWorld(8, 1, 64*Window, 0)
+	w := newWorld(8, 1, 32*Window, 0)
 	rng := rand.New(rand.NewPCG(8, 8))
 	changed := &extent.Set{}
-	for range 160 { // 1 %
-		off := rng.Int64N(64*Window/Block) * Block
+	for range 80 { // 1 %
+		off := rng.Int64N(32*Window/Block) * Block
 		for i := range Block {
 			w.source[0].data[off+int64(i)] = byte(rng.Uint32())
 		}
