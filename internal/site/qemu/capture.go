@@ -323,7 +323,7 @@ func (d *Driver) Definition(_ context.Context, name dr.MachineName) (dr.Definiti
 	}
 	path := m.path("nvram.fd")
 	switch {
-	case rec.NVRAMPath != "":
+	case rec.NVRAMPath != "" && rec.Socket != "":
 		path = rec.NVRAMPath
 	case rec.Recovered != nil:
 		path = m.path(recoveredNVRAM)

@@ -70,7 +70,7 @@ type deviceRow struct {
 
 // is reports whether the row is the device of a disk.
 func (r deviceRow) is(rec *record, id dr.DiskID) bool {
-	if path, ok := rec.Devices[id]; ok {
+	if path, ok := rec.Devices[id]; ok && rec.Socket != "" {
 		return path == r.Qdev
 	}
 	return isDevice(r.Qdev, id)
