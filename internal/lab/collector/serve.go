@@ -158,8 +158,10 @@ func (c *Collector) messages(r *bufio.Reader, s *session, g *guestConn) error {
 	}
 }
 
-// replies answers a connection whenever it is woken.
+// replies answers a connection whenever it is woken. The agent's configuration
+// is told once a connection and again when it changes.
 func (c *Collector) replies(s *session, g *guestConn) {
+	var told *wire.AgentConfig
 	for {
 		select {
 		case <-g.wakeCh:
@@ -168,7 +170,10 @@ func (c *Collector) replies(s *session, g *guestConn) {
 		}
 		c.mu.Lock()
 		set := c.settingLocked(s.Guest)
-		reply := wire.Reply{Received: s.Newest.N, Peer: c.peerLocked(s), RecordsPerSecond: set.rate, Agent: set.agent}
+		reply := wire.Reply{Received: s.Newest.N, Peer: c.peerLocked(s), RecordsPerSecond: set.rate}
+		if set.agent != told {
+			reply.Agent, told = set.agent, set.agent
+		}
 		reply.Paused = set.paused != nil && *set.paused
 		c.mu.Unlock()
 		if !g.reply(reply) {

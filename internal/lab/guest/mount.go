@@ -29,9 +29,24 @@ func mountKernel() error {
 	return nil
 }
 
-// loadModules loads /modules in their order.
+// loadModules loads what every guest needs, and the SCSI part where there is an
+// adapter (virtio device 8, Virtual I/O Device specification 1.2 section 5).
 func loadModules() error {
-	order, err := os.ReadFile("/modules/order")
+	if err := loadList("/modules/base"); err != nil {
+		return err
+	}
+	devices, _ := filepath.Glob("/sys/bus/virtio/devices/*/modalias") // the pattern is good
+	for _, d := range devices {
+		if alias, err := os.ReadFile(d); err == nil && strings.HasPrefix(string(alias), "virtio:d00000008v") {
+			return loadList("/modules/scsi")
+		}
+	}
+	return nil
+}
+
+// loadList loads the modules that a file names, in its order.
+func loadList(list string) error {
+	order, err := os.ReadFile(list)
 	if err != nil {
 		return fmt.Errorf("read module order: %w", err)
 	}
@@ -42,6 +57,7 @@ func loadModules() error {
 		}
 		err = unix.FinitModule(int(f.Fd()), "", 0)
 		_ = f.Close()
+		// A module may be there already, or have no device to drive.
 		if err != nil && !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.ENODEV) {
 			return fmt.Errorf("load module %s: %w", name, err)
 		}

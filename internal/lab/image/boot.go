@@ -51,7 +51,7 @@ func (b *Builder) bootPartition(ctx context.Context, fw dr.Firmware) (string, er
 }
 
 // recipe is changed when the way in which boot partitions are made changes.
-const recipe = "1"
+const recipe = "2"
 
 // makeBoot makes a FAT16 file system at path with kernel, initramfs and boot
 // loader. The hidden sectors are those before the partition, at 1 MiB.

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // run executes a tool and puts what it said into the error.
@@ -58,8 +59,10 @@ func copySparse(dst *os.File, off int64, src string) error {
 func (b *Builder) cached(name string, build func(tmp string) error) (string, error) {
 	path := filepath.Join(b.cfg.CacheDir, name)
 	if _, err := os.Stat(path); err == nil {
-		return path, nil
+		now := time.Now()
+		return path, os.Chtimes(path, now, now) // it is in use: see prune
 	}
+	b.prune()
 	dir, err := os.MkdirTemp(b.cfg.CacheDir, ".making-")
 	if err != nil {
 		return "", fmt.Errorf("make cache entry: %w", err)
@@ -76,4 +79,20 @@ func (b *Builder) cached(name string, build func(tmp string) error) (string, err
 		return "", fmt.Errorf("keep %s: %w", name, err)
 	}
 	return path, nil
+}
+
+// cacheLife is how long what nobody used stays in the cache.
+const cacheLife = 7 * 24 * time.Hour
+
+// prune removes boot partitions and binaries that nobody used for cacheLife;
+// the kernel stays. What cannot be removed costs room only.
+func (b *Builder) prune() {
+	for _, pattern := range []string{"boot-*", "init-*"} {
+		paths, _ := filepath.Glob(filepath.Join(b.cfg.CacheDir, pattern)) // the pattern is good
+		for _, p := range paths {
+			if st, err := os.Stat(p); err == nil && time.Since(st.ModTime()) > cacheLife {
+				_ = os.RemoveAll(p)
+			}
+		}
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"rebound/internal/dr"
 	"rebound/internal/lab/wire"
@@ -162,11 +163,11 @@ func TestLoadOrder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	order, err := k.loadOrder(wantedModules())
+	order, err := k.loadOrder(append(baseModules(), scsiModules()...))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"virtio_pci", "virtio_blk", "virtio_net", "evdev", "button"} {
+	for _, name := range []string{"virtio_pci", "virtio_blk", "virtio_net", "evdev", "button", "virtio_scsi", "sd_mod"} {
 		at := slices.Index(order, name)
 		if at < 0 {
 			t.Errorf("no %s in %v", name, order)
@@ -209,5 +210,47 @@ func TestUUID(t *testing.T) {
 	}
 	if u != randomUUID(newRandom(1, "x")) || u == randomUUID(newRandom(2, "x")) {
 		t.Error("UUIDs do not follow the seed")
+	}
+}
+
+func TestCache(t *testing.T) {
+	b, err := NewBuilder(Config{CacheDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	made := 0
+	get := func(name string) string {
+		t.Helper()
+		path, err := b.cached(name, func(tmp string) error {
+			made++
+			return os.WriteFile(tmp, []byte(name), 0o600)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	old, kernel := get("boot-old"), get("kernel-1")
+	if get("boot-old") != old || made != 2 {
+		t.Errorf("made %d entries, want 2", made)
+	}
+	past := time.Now().Add(-cacheLife - time.Hour)
+	for _, p := range []string{old, kernel} {
+		if err := os.Chtimes(p, past, past); err != nil {
+			t.Fatal(err)
+		}
+	}
+	get("boot-new")
+	if _, err := os.Stat(old); err == nil {
+		t.Error("an entry that nobody used for long is kept")
+	}
+	if _, err := os.Stat(kernel); err != nil {
+		t.Error("the kernel is gone")
+	}
+	if _, err := b.cached("boot-bad", func(string) error { return os.ErrInvalid }); err == nil {
+		t.Error("a failure is not told")
+	}
+	if left, _ := filepath.Glob(filepath.Join(b.cfg.CacheDir, ".making-*")); len(left) != 0 {
+		t.Errorf("left %v", left)
 	}
 }
