@@ -138,6 +138,9 @@ func (j *Journal) foldTo(ctx context.Context, target dr.Position, progress func(
 	for {
 		m := j.man.get()
 		if m.Folding == nil && target.Compare(m.Anchor.Position) <= 0 {
+			if progress != nil {
+				progress(total, total) // what was overwritten needed no writing
+			}
 			return nil
 		}
 		f := m.Folding

@@ -2,7 +2,6 @@ package journal
 
 import (
 	"container/list"
-	"errors"
 	"fmt"
 	"sync"
 
@@ -112,7 +111,7 @@ func (c *frameCache) read(p *piece, dst []byte) error {
 		return nil
 	}
 	if err := c.readPayload(p, dst); err != nil {
-		if !errors.Is(err, segment.ErrDamaged) && !errors.Is(err, segment.ErrEntry) && !errors.Is(err, segment.ErrVersion) {
+		if !tornFrame(err) {
 			return fmt.Errorf("read redo at %v: %w", p.position(), err)
 		}
 		return problem.Wrap(err, problem.JournalDamaged, "the entry at %v cannot be read; points before it are not hit", p.position())

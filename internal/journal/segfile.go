@@ -168,19 +168,52 @@ func (s *segmentFile) readAt(p []byte, off int64) error {
 func (s *segmentFile) scan(size int64) error {
 	s.last, s.size = s.First-1, segment.FileHeaderSize
 	buf := make([]byte, segment.MaxFrame)
-	for {
-		n, err := s.file.ReadAt(buf[:min(int64(len(buf)), max(0, size-s.size))], s.size)
-		if err != nil && !errors.Is(err, io.EOF) {
+	for s.size < size {
+		f, err := s.frameAt(buf, s.size, size)
+		if err != nil && !tornFrame(err) {
 			return err
 		}
-		f, err := segment.ParseFrame(buf[:n])
-		if err != nil || f.Generation != s.Generation || f.Epoch != s.Epoch || f.First != s.last+1 {
+		if err != nil || f.First != s.last+1 {
 			return nil
 		}
 		if _, _, err := s.note(&f); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// frameAt reads and checks the frame at an offset into buf; end is where
+// frames end.
+func (s *segmentFile) frameAt(buf []byte, at, end int64) (segment.Frame, error) {
+	if end-at < segment.HeaderSize {
+		return segment.Frame{}, fmt.Errorf("%w: %d bytes at the end", segment.ErrDamaged, end-at)
+	}
+	if err := s.readAt(buf[:segment.HeaderSize], at); err != nil {
+		return segment.Frame{}, err
+	}
+	size, err := segment.FrameSize(buf)
+	if err != nil {
+		return segment.Frame{}, err
+	}
+	if int64(size) > end-at {
+		return segment.Frame{}, fmt.Errorf("%w: frame of %d bytes, %d are left", segment.ErrDamaged, size, end-at)
+	}
+	if err := s.readAt(buf[segment.HeaderSize:size], at+segment.HeaderSize); err != nil {
+		return segment.Frame{}, err
+	}
+	f, err := segment.ParseFrame(buf[:size])
+	if err == nil && (f.Epoch != s.Epoch || f.Generation != s.Generation) {
+		err = fmt.Errorf("%w: frame of another epoch", segment.ErrDamaged)
+	}
+	return f, err
+}
+
+// tornFrame reports whether err says that the bytes are not a frame, and not
+// that they could not be read.
+func tornFrame(err error) bool {
+	return errors.Is(err, segment.ErrDamaged) || errors.Is(err, segment.ErrVersion) ||
+		errors.Is(err, segment.ErrShort) || errors.Is(err, segment.ErrEntry)
 }
 
 // note adds a frame, which lies at s.size, to the index. It returns the

@@ -114,19 +114,6 @@ func (j *Journal) verifySegment(ctx context.Context, s *segmentFile, rep *Verify
 	return nil
 }
 
-// frameAt reads and checks the frame at an offset; end is where frames end.
-func (s *segmentFile) frameAt(buf []byte, at, end int64) (segment.Frame, error) {
-	part := buf[:min(int64(len(buf)), end-at)]
-	if err := s.readAt(part, at); err != nil {
-		return segment.Frame{}, err
-	}
-	f, err := segment.ParseFrame(part)
-	if err == nil && (f.Epoch != s.Epoch || f.Generation != s.Generation) {
-		err = fmt.Errorf("%w: frame of another epoch", segment.ErrDamaged)
-	}
-	return f, err
-}
-
 // behind finds the next frame after a damaged one that the index knows, and
 // the seq of its first write; or the end and 0.
 func behind(starts []segment.Record, at, end int64) (int64, dr.Seq) {
