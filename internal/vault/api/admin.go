@@ -14,7 +14,8 @@ import (
 	"rebound/internal/vault/store"
 )
 
-type policyIn struct {
+// PolicyIn is a policy in the path; huma reads embedded structs only when exported.
+type PolicyIn struct {
 	Policy dr.PolicyID `path:"policy"`
 }
 
@@ -25,13 +26,13 @@ func (s *Server) adminRoutes(api huma.API) {
 		err := s.view(ctx, func(tx *store.Tx) (err error) { out, err = tx.Policies(); return err })
 		return listOf(out), err
 	})
-	add(api, route("reader", "GET", "/policies/{policy}", "show-policy", "Show a policy"), func(ctx context.Context, in *policyIn) (*reply[rest.Policy], error) {
+	add(api, route("reader", "GET", "/policies/{policy}", "show-policy", "Show a policy"), func(ctx context.Context, in *PolicyIn) (*reply[rest.Policy], error) {
 		var out rest.Policy
 		err := s.view(ctx, func(tx *store.Tx) (err error) { out, err = tx.Policy(in.Policy); return err })
 		return &reply[rest.Policy]{out}, unknownPolicy(err, in.Policy)
 	})
 	add(api, route("contributor", "PUT", "/policies/{policy}", "put-policy", "Make or replace a policy"), func(ctx context.Context, in *struct {
-		policyIn
+		PolicyIn
 		Body rest.Policy
 	}) (*reply[rest.Policy], error) {
 		if in.Body.ID != in.Policy {
@@ -47,7 +48,7 @@ func (s *Server) adminRoutes(api huma.API) {
 	s.tokenRoutes(api)
 }
 
-func (s *Server) deletePolicy(ctx context.Context, in *policyIn) (*struct{}, error) {
+func (s *Server) deletePolicy(ctx context.Context, in *PolicyIn) (*struct{}, error) {
 	return nil, s.Store.Update(ctx, func(tx *store.Tx) error {
 		groups, err := tx.Groups()
 		if err != nil {

@@ -19,7 +19,8 @@ import (
 // enrollmentLife is how long a passphrase can be used.
 const enrollmentLife = 24 * time.Hour
 
-type siteIn struct {
+// SiteIn is a site in the path; huma reads embedded structs only when exported.
+type SiteIn struct {
 	Site dr.SiteID `path:"site"`
 }
 
@@ -82,7 +83,7 @@ func (s *Server) siteView(tx *store.Tx, row store.Site) (rest.Site, error) {
 	return v, err
 }
 
-func (s *Server) showSite(ctx context.Context, in *siteIn) (*reply[rest.Site], error) {
+func (s *Server) showSite(ctx context.Context, in *SiteIn) (*reply[rest.Site], error) {
 	var out rest.Site
 	err := s.view(ctx, func(tx *store.Tx) error {
 		row, err := tx.Site(in.Site)
@@ -109,10 +110,10 @@ func (s *Server) createSite(ctx context.Context, in *struct{ Body rest.NewSite }
 	if err != nil {
 		return nil, err
 	}
-	return s.showSite(ctx, &siteIn{in.Body.ID})
+	return s.showSite(ctx, &SiteIn{in.Body.ID})
 }
 
-func (s *Server) deleteSite(ctx context.Context, in *siteIn) (*struct{}, error) {
+func (s *Server) deleteSite(ctx context.Context, in *SiteIn) (*struct{}, error) {
 	return nil, s.Store.Update(ctx, func(tx *store.Tx) error {
 		if _, err := tx.Site(in.Site); err != nil {
 			return notFound(err, problem.UnknownSite, "there is no site %q", in.Site)
@@ -255,7 +256,7 @@ func (s *Server) machineRoutes(api huma.API) {
 		return listOf(out), err
 	})
 	add(api, route("reader", "GET", "/sites/{site}/machines/{machine}", "show-machine", "Show a machine"), func(ctx context.Context, in *struct {
-		siteIn
+		SiteIn
 		Machine dr.MachineName `path:"machine"`
 	}) (*reply[rest.Machine], error) {
 		var out rest.Machine

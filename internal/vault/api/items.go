@@ -19,19 +19,22 @@ import (
 	"rebound/internal/vault/store"
 )
 
-type idIn struct {
+// IDIn is an item or group in the path; huma reads embedded structs only when exported.
+// IDIn and the others that are embedded below are exported because the API
+// library reads fields of exported structs only.
+type IDIn struct {
 	ID string `path:"id"`
 }
 
 type operateIn struct {
-	idIn
+	IDIn
 	Operation lifecycle.Operation `path:"operation"`
 	DryRun    bool                `query:"dryRun"`
 	Body      *rest.OperationRequest
 }
 
 type pointsIn struct {
-	idIn
+	IDIn
 	From  time.Time    `query:"from"`
 	To    time.Time    `query:"to"`
 	Kind  dr.PointKind `query:"kind"`
@@ -39,7 +42,7 @@ type pointsIn struct {
 }
 
 type resolveIn struct {
-	idIn
+	IDIn
 	Point dr.PointSelector `query:"point" required:"true"`
 }
 
@@ -63,7 +66,7 @@ func (s *Server) itemRoutes(api huma.API) {
 		return listOf(out), err
 	})
 	add(api, route("reader", "GET", "/items/{id}", "show-item", "Show a replicated item"), s.showItem)
-	add(api, route("reader", "GET", "/groups/{id}", "show-group", "Show a replication group"), func(ctx context.Context, in *idIn) (*reply[rest.Group], error) {
+	add(api, route("reader", "GET", "/groups/{id}", "show-group", "Show a replication group"), func(ctx context.Context, in *IDIn) (*reply[rest.Group], error) {
 		g, err := s.groupView(ctx, in.ID, findGroup)
 		return &reply[rest.Group]{g}, err
 	})
@@ -84,7 +87,7 @@ func findItem(tx *store.Tx, id string) (store.Group, bool, error) {
 // targetRoutes are those that items and groups have alike.
 func (s *Server) targetRoutes(api huma.API, kind string, find finder) {
 	one := kind[:len(kind)-1]
-	add(api, route("reader", "GET", "/"+kind+"/{id}/rpo", one+"-rpo", "Read the RPO alone"), func(ctx context.Context, in *idIn) (*reply[rest.RPO], error) {
+	add(api, route("reader", "GET", "/"+kind+"/{id}/rpo", one+"-rpo", "Read the RPO alone"), func(ctx context.Context, in *IDIn) (*reply[rest.RPO], error) {
 		var out rest.RPO
 		err := s.view(ctx, func(tx *store.Tx) error {
 			g, _, err := find(tx, in.ID)
@@ -183,7 +186,7 @@ func (s *Server) groupView(ctx context.Context, id string, find finder) (rest.Gr
 	return out, err
 }
 
-func (s *Server) showItem(ctx context.Context, in *idIn) (*reply[rest.Item], error) {
+func (s *Server) showItem(ctx context.Context, in *IDIn) (*reply[rest.Item], error) {
 	g, err := s.groupView(ctx, in.ID, findItem)
 	if err != nil {
 		return nil, err
