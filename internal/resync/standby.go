@@ -14,9 +14,6 @@ import (
 // Standby is the half of the comparison that runs where the journal is: it
 // hashes the head view. It implements link.Comparer.
 type Standby struct {
-	// Disk returns the head view of a disk of the group: what the standby
-	// shows after everything that was appended. It stays open; Standby does
-	// not close it. An unknown index is UnknownDisk.
 	disk   func(index uint16) (block.Device, error)
 	close  func() error
 	hasher hasher
@@ -25,9 +22,11 @@ type Standby struct {
 
 var _ link.Comparer = (*Standby)(nil)
 
-// NewStandby returns a Standby over the head views that disk returns. disk may
-// be called from several goroutines; closeHead is called once by Close and may
-// be nil.
+// NewStandby returns a Standby over the head views that disk returns: what the
+// standby shows of a disk after everything that was appended. disk is called
+// for each request, from several goroutines; its devices are not closed. An
+// unknown index is UnknownDisk. closeHead is called once by Close and may be
+// nil.
 func NewStandby(disk func(index uint16) (block.Device, error), closeHead func() error) *Standby {
 	return &Standby{disk: disk, close: closeHead, hasher: newHasher()}
 }
