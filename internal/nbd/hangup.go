@@ -10,7 +10,11 @@ func (c *Conn) HungUp() bool {
 	if !c.Alive() {
 		return true
 	}
+	c.mu.Lock() // the socket changes hands after OnOpen
+	c.mu.Lock()
 	t, ok := c.t.(*blockingTransport)
+	c.mu.Unlock()
+	c.mu.Unlock()
 	return ok && t.hungUp()
 }
 
