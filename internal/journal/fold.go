@@ -365,6 +365,21 @@ func (j *Journal) takeBefore(first uint64) []*segmentFile {
 	return gone
 }
 
+// SetRedoWindow changes how long every confirmed write boundary can be chosen;
+// the next Fold goes by it.
+func (j *Journal) SetRedoWindow(window time.Duration) error {
+	if window <= 0 {
+		return problem.New(problem.InvalidRequest, "a redo window of %v", window)
+	}
+	if err := j.usable(); err != nil {
+		return err
+	}
+	return j.man.change(func(m *manifest) error {
+		m.RedoWindow = window
+		return nil
+	})
+}
+
 // DropDiverged gives up the diverged point, so that Fold can pass it. It fails
 // with PointInUse while a view of it is open.
 func (j *Journal) DropDiverged() error {

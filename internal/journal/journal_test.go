@@ -223,14 +223,19 @@ func TestDivergedPoint(t *testing.T) {
 }
 
 func TestNoRoomKeepsEverything(t *testing.T) {
+	t.Run("reserve", func(t *testing.T) { testNoRoom(t, 100<<10) })
+	t.Run("full volume", func(t *testing.T) { testNoRoom(t, -1) })
+}
+
+func testNoRoom(t *testing.T, reserve int64) {
 	w := script(t, 2)
 	writeHistory(w)
 	w.must(w.j.Close())
-	w.opts.ReserveBytes = 100 << 10
+	w.opts.ReserveBytes = reserve
 	w.reopen()
 	w.mem.SetRoom(300 << 10)
 	refused := 0
-	for range 200 {
+	for range 400 {
 		e := w.randomWrite(w.entry(0).pos, false)
 		w.builder.Reset(w.epochOf, w.head.Epoch)
 		w.builder.Add(e.wire())
@@ -252,13 +257,18 @@ func TestNoRoomKeepsEverything(t *testing.T) {
 	}
 	// Sealing a segment takes an index page or a few of it, which is why there
 	// is more in the reserve than the fold batches.
-	if free, _ := w.mem.Free("/j"); free < (100-32)<<10 {
+	if free, _ := w.mem.Free("/j"); free < reserve-32<<10 {
 		t.Errorf("the reserve was used: %d bytes left", free)
 	}
 	w.sync()
 	w.checkAll()
 	w.mem.SetRoom(10 << 20)
 	w.opWrites()
+	w.beacon()
+	w.sync()
+	w.checkAll()
+	w.must(w.j.Close())
+	w.reopen()
 	w.checkAll()
 }
 
