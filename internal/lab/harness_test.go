@@ -21,7 +21,7 @@ import (
 )
 
 // bootTimeout bounds each wait for a guest; a loaded machine is slow.
-const bootTimeout = 60 * time.Second
+const bootTimeout = 150 * time.Second
 
 func builder(t *testing.T) *image.Builder {
 	t.Helper()

@@ -268,8 +268,10 @@ func TestUpload(t *testing.T) {
 // TestBadGuests: what is no guest is hung up on and leaves nothing.
 func TestBadGuests(t *testing.T) {
 	c := start(t, Config{})
-	for _, first := range []string{"GET / HTTP/1.1\n", "{}\n", `{"kind":"ack","guest":"x","boot":"y"}` + "\n", `{"kind":"hello","guest":"x"}` + "\n",
-		`{"kind":"hello","guest":"x","boot":"y","upload":true}` + "\n" + `{"kind":"ledger","sizes":[-1,0]}` + "\n"} {
+	for _, first := range []string{
+		"GET / HTTP/1.1\n", "{}\n", `{"kind":"ack","guest":"x","boot":"y"}` + "\n", `{"kind":"hello","guest":"x"}` + "\n",
+		`{"kind":"hello","guest":"x","boot":"y","upload":true}` + "\n" + `{"kind":"ledger","sizes":[-1,0]}` + "\n",
+	} {
 		conn, err := net.Dial("tcp", c.Addr().String())
 		if err != nil {
 			t.Fatal(err)
