@@ -113,6 +113,9 @@ func (d *Driver) Dirty(ctx context.Context, name dr.MachineName, disk dr.DiskID,
 	if live == nil {
 		return nil, problem.New(problem.UnknownDisk, "%s of machine %s", disk, name)
 	}
+	if live.IOThread {
+		return nil, live.refuseIOThread()
+	}
 	if len(bitmaps) == 0 {
 		return extent.NewSet(), nil
 	}

@@ -19,6 +19,8 @@ type liveDisk struct {
 	Size     int64
 	ReadOnly bool
 	Bitmaps  []string
+	// IOThread: the disk is served by an I/O thread of QEMU.
+	IOThread bool
 	// job is a block job of somebody else that works on the disk.
 	job string
 }
@@ -36,10 +38,19 @@ func (l liveDisks) check(id dr.DiskID) error {
 		return problem.New(problem.DiskNotSupported, "disk %s is read-only", id)
 	case d.Size%512 != 0:
 		return problem.New(problem.DiskNotSupported, "disk %s has %d bytes, which is no multiple of 512", id, d.Size)
+	case d.IOThread:
+		return d.refuseIOThread()
 	case d.job != "":
 		return problem.New(problem.DiskNotSupported, "block job %q works on disk %s", d.job, id)
 	}
 	return nil
+}
+
+// refuseIOThread: in QEMU 7.2 a client that leaves an NBD export which runs in
+// an I/O thread aborts QEMU (nbd_blockdev_client_closed asserts the main
+// thread), so such a disk could be mirrored but never be read.
+func (d *liveDisk) refuseIOThread() error {
+	return problem.New(problem.DiskNotSupported, "disk %s is served by an I/O thread; start the machine without iothread= for it", d.ID)
 }
 
 // writable returns the disks that can be captured.
@@ -94,6 +105,9 @@ func (c *capturing) disks(ctx context.Context) (liveDisks, error) {
 			}
 			d := &liveDisk{ID: spec.ID, Qdev: r.Qdev, Node: g.below(r.Inserted.Name), Size: r.Inserted.Image.Size, ReadOnly: r.Inserted.ReadOnly || spec.ReadOnly}
 			d.Bitmaps, d.job = g.bitmaps[d.Node], g.foreignJob(d.Node)
+			if d.IOThread, err = c.inThread(ctx, r.Qdev); err != nil {
+				return nil, err
+			}
 			out[spec.ID] = d
 		}
 	}
@@ -167,4 +181,22 @@ func (g *nodeGraph) foreignJob(node string) string {
 		}
 	}
 	return ""
+}
+
+// inThread reports whether a device is served by an I/O thread. That of a SCSI
+// disk is its controller's, so with SCSI any I/O thread counts.
+func (c *capturing) inThread(ctx context.Context, qdev string) (bool, error) {
+	threads, err := qmp.Call[[]any](ctx, c.mon, "query-iothreads", nil)
+	if err != nil || len(threads) == 0 {
+		return false, err
+	}
+	kind, err := get[string](ctx, c.mon, qdev, "type")
+	if err != nil {
+		return false, err
+	}
+	if strings.HasPrefix(kind, "scsi-") {
+		return true, nil
+	}
+	thread, err := get[string](ctx, c.mon, qdev, "iothread")
+	return thread != "", err
 }

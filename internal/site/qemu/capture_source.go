@@ -72,6 +72,9 @@ func (c *capturing) readable(ctx context.Context, disk dr.DiskID) (*liveDisk, st
 	if live == nil {
 		return nil, "", problem.New(problem.UnknownDisk, "%s of machine %s", disk, c.m.name)
 	}
+	if live.IOThread {
+		return nil, "", live.refuseIOThread()
+	}
 	socket, err := c.startExports(ctx)
 	return live, socket, err
 }

@@ -108,3 +108,27 @@ func captureImported(t *testing.T, d *Driver, dir string, def dr.Definition) {
 	must(t, d.Quiesce(ctx, "old-one", site.Hard, time.Second))
 	must(t, d.Detach(ctx, "old-one"))
 }
+
+func TestDisksInIOThreadsAreRefused(t *testing.T) {
+	needQEMU(t)
+	dir, err := os.MkdirTemp("", "rbimp")
+	must(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	must(t, os.WriteFile(filepath.Join(dir, "c.img"), make([]byte, 4<<20), 0o600))
+	socket := startForeign(t, dir, "-object", "iothread,id=io0", "-drive", "file=c.img,format=raw,if=none,id=c", "-device", "virtio-blk-pci,drive=c,iothread=io0")
+	d, err := New(Config{Dir: filepath.Join(dir, "s"), Accel: "tcg"})
+	must(t, err)
+	t.Cleanup(func() { _ = d.Close() })
+	ctx := testContext(t)
+	m, err := d.Import(ctx, socket, "")
+	must(t, err)
+	for _, disk := range m.Definition.Disks {
+		dev, err := d.OpenSource(ctx, "old-one", disk.ID)
+		if refused := problem.HasCode(err, problem.DiskNotSupported); refused != (disk.SizeBytes == 4<<20) {
+			t.Errorf("disk of %d bytes: OpenSource = %v", disk.SizeBytes, err)
+		}
+		if err == nil {
+			must(t, dev.Close())
+		}
+	}
+}
