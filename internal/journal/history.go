@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -127,7 +128,7 @@ func (h *history) apply(c control) error {
 		if err := d.UnmarshalBinary(c.data); err != nil {
 			return fmt.Errorf("entry %v: %w", c.pos, err)
 		}
-		h.definitions = append(h.definitions, machineVersion{d.Machine, c.pos, json.RawMessage(d.JSON)})
+		h.define(machineVersion{d.Machine, c.pos, json.RawMessage(d.JSON)})
 	case segment.KindSyncBegin:
 		if w := len(e.Syncs); w == 0 || e.Syncs[w-1].End != openEnd {
 			e.Syncs = append(e.Syncs, syncWindow{n, openEnd})
@@ -143,6 +144,20 @@ func (h *history) apply(c control) error {
 		}
 	}
 	return nil
+}
+
+// define adds a version of a machine; one that is the same as the last is not
+// kept, so that a source may repeat it as often as it likes.
+func (h *history) define(v machineVersion) {
+	for i := len(h.definitions) - 1; i >= 0; i-- {
+		if d := &h.definitions[i]; d.Machine == v.Machine {
+			if bytes.Equal(d.JSON, v.JSON) {
+				return
+			}
+			break
+		}
+	}
+	h.definitions = append(h.definitions, v)
 }
 
 // advance says that all up to p is durable.
@@ -197,7 +212,7 @@ func (h *history) newest(p dr.Position) dr.Position {
 
 // timeOf returns the newest moment of which p holds everything, and the guest
 // bytes received until then.
-func (h *history) timeOf(p dr.Position) (time.Time, int64) {
+func (h *history) timeOf(p dr.Position) (wall time.Time, received int64) {
 	for i := len(h.beacons) - 1; i >= 0; i-- {
 		if b := &h.beacons[i]; !p.Before(b.position()) {
 			return b.wall, b.bytes
@@ -266,10 +281,10 @@ func (h *history) prune(a *anchor) {
 	p := a.Position
 	h.epochs = slices.DeleteFunc(h.epochs, func(e epochState) bool { return e.Epoch < p.Epoch })
 	h.points = slices.DeleteFunc(h.points, func(pt dr.Point) bool { return pt.Position.Before(p) })
-	wall, bytes := h.timeOf(p)
+	wall, received := h.timeOf(p)
 	h.beacons = slices.DeleteFunc(h.beacons, func(b beaconRecord) bool { return b.position().Compare(p) <= 0 })
 	if !wall.IsZero() {
-		h.beacons = slices.Insert(h.beacons, 0, beaconRecord{p.Generation, p.Epoch, p.Seq, wall, bytes})
+		h.beacons = slices.Insert(h.beacons, 0, beaconRecord{p.Generation, p.Epoch, p.Seq, wall, received})
 	}
 	later := slices.DeleteFunc(h.definitions, func(d machineVersion) bool { return d.Position.Compare(p) <= 0 })
 	h.definitions = append(slices.Clone(a.Definitions), later...)

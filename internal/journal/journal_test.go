@@ -189,6 +189,32 @@ func TestResolve(t *testing.T) {
 	}
 }
 
+// TestResolveInGap: nobody knows what the disks held between a break and the
+// end of the next synchronisation.
+func TestResolveInGap(t *testing.T) {
+	w := script(t, 2)
+	t0 := w.clock
+	w.opWrites()
+	before := w.beacon() // t0 + 1 s
+	w.send([]modelEntry{w.entry(segment.KindBreak)})
+	w.clock = w.clock.Add(time.Minute)
+	w.startEpoch()
+	after := w.beacon() // t0 + 62 s
+	w.sync()
+	if s := w.j.Spans(); len(s) != 2 || s[0].High != before || s[1].Low != after {
+		t.Errorf("spans %+v", s)
+	}
+	for d, want := range map[time.Duration]dr.Position{
+		time.Second: before, 5 * time.Second: before, 30 * time.Second: {}, 61 * time.Second: {},
+		62 * time.Second: after, 66 * time.Second: after, 70 * time.Second: {},
+	} {
+		r, err := w.j.Resolve(dr.PointSelector(t0.Add(d).Format(time.RFC3339)))
+		if r.Position != want || (want.IsZero() && !problem.HasCode(err, problem.UnknownPoint)) {
+			t.Errorf("%v: %v, %v; want %v", d, r.Position, err, want)
+		}
+	}
+}
+
 func TestDivergedPoint(t *testing.T) {
 	w := newWorld(t, 3) // seeded
 	w.startEpoch()

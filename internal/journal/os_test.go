@@ -295,3 +295,27 @@ func BenchmarkViewRead4k(b *testing.B) {
 		f.must(dev.ReadAt(b.Context(), data, p.off))
 	}
 }
+
+// BenchmarkOpenView opens a moment that is not the head, over 250,000 extents.
+func BenchmarkOpenView(b *testing.B) {
+	j, _, _ := realJournal(b, 100<<30)
+	f := newFeed(b, j, nil)
+	r := rand.New(rand.NewPCG(1, 1))
+	data := make([]byte, 512)
+	for range 1000 {
+		var list []segment.Entry
+		for range 250 {
+			list = append(list, segment.Entry{Kind: segment.KindWrite, Offset: r.Int64N(100<<30/512) * 512, Data: data})
+		}
+		f.add(list...)
+	}
+	pos := f.beacon(time.Unix(1700000000, 0))
+	f.add(segment.Entry{Kind: segment.KindWrite, Data: data})
+	_, err := j.Sync()
+	f.must(err)
+	for b.Loop() {
+		dev, err := j.OpenView(b.Context(), pos, 0)
+		f.must(err)
+		f.must(dev.Close())
+	}
+}
