@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/tidwall/btree"
@@ -91,23 +92,18 @@ func (m *runMap) put(p piece) {
 	m.tree.Set(p)
 }
 
-// overlapping appends the stored pieces that share a byte with [off, end).
+// overlapping appends the stored pieces that share a byte with [off, end), in
+// order: one walk down the tree, from the last of them back.
 func (m *runMap) overlapping(dst []piece, off, end int64) []piece {
-	m.tree.Descend(piece{off: off}, func(q piece) bool {
-		if q.end() > off {
-			dst = append(dst, q)
-		}
-		return false
-	})
-	m.tree.Ascend(piece{off: off}, func(q piece) bool {
-		if q.off >= end {
+	n := len(dst)
+	m.tree.Descend(piece{off: end - 1}, func(q piece) bool {
+		if q.end() <= off {
 			return false
 		}
-		if len(dst) == 0 || dst[len(dst)-1].off != q.off {
-			dst = append(dst, q)
-		}
-		return true
+		dst = append(dst, q)
+		return q.off > off
 	})
+	slices.Reverse(dst[n:])
 	return dst
 }
 
