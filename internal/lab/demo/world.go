@@ -103,8 +103,10 @@ func (w *World) startVault(ctx context.Context) error {
 		return err
 	}
 	dir := w.vaultDir()
-	if err := waitFile(ctx, filepath.Join(dir, vaultTokenFile), w.procs["vault"]); err != nil {
-		return err
+	for _, name := range []string{vaultTokenFile, vaultCAFile} {
+		if err := waitFile(ctx, filepath.Join(dir, name), w.procs["vault"]); err != nil {
+			return err
+		}
 	}
 	token, err := os.ReadFile(filepath.Join(dir, vaultTokenFile))
 	if err != nil {
@@ -212,7 +214,7 @@ func (w *World) AddMachine(ctx context.Context, site dr.SiteID, r *image.Result)
 // Driver opens a site's datastore as an administrator of the site would, past
 // the gateway.
 func (w *World) Driver(site dr.SiteID) (*qemu.Driver, error) {
-	return qemu.New(qemu.Config{Dir: w.Datastore(site), Logger: w.cfg.Log})
+	return qemu.New(qemu.Config{Dir: w.Datastore(site), Admin: true, Logger: w.cfg.Log})
 }
 
 // Close ends every process of the world and lets go of its directories; Dir

@@ -74,6 +74,7 @@ func (l *launch) args() []string {
 		"-boot", "strict=on",
 		"-chardev", "socket,id=mon0,path=qmp.sock,server=on,wait=off", "-mon", "chardev=mon0,mode=control",
 		"-chardev", "socket,id=mon1,path=rescue.sock,server=on,wait=off", "-mon", "chardev=mon1,mode=control",
+		"-chardev", "socket,id=mon2,path=admin.sock,server=on,wait=off", "-mon", "chardev=mon2,mode=control",
 		"-chardev", "socket,id=console,path=console.sock,server=on,wait=off,logfile=console.log,logappend=on", "-serial", "chardev:console",
 	)
 	if l.paused {

@@ -15,7 +15,7 @@
 //	machines/NAME/DISK.overlay  writes of a machine that runs on a view (qcow2)
 //	machines/NAME/nvram.fd      UEFI variables
 //	machines/NAME/command       the command line of the newest start
-//	machines/NAME/console.log, qemu.log, qemu.pid, qmp.sock, rescue.sock, console.sock
+//	machines/NAME/console.log, qemu.log, qemu.pid, qmp.sock, rescue.sock, admin.sock, console.sock
 //
 // The gateway is the only caller. Linux only.
 package qemu

@@ -48,7 +48,10 @@ type Config struct {
 	// view's server that is away, in whole seconds; after that QEMU pauses
 	// the machine. 0 means 1 h.
 	ViewReconnect time.Duration
-	Logger        *slog.Logger
+	// Admin works through the machines' third monitor, for a program beside
+	// the gateway: a monitor serves one connection at a time.
+	Admin  bool
+	Logger *slog.Logger
 }
 
 // withDefaults fills what was left empty.

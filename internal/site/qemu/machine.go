@@ -202,7 +202,15 @@ func (m *machine) monitor(rec *record) (*qmp.Monitor, error) {
 	if rec.Socket != "" {
 		return m.d.monitorAt(rec.Socket)
 	}
-	return m.ownMonitor("qmp.sock")
+	return m.ownMonitor(m.firstMonitor())
+}
+
+// firstMonitor is the monitor that this driver works with.
+func (m *machine) firstMonitor() string {
+	if m.d.cfg.Admin {
+		return "admin.sock"
+	}
+	return "qmp.sock"
 }
 
 // rescue returns the second monitor, for out-of-band commands while the first
@@ -257,7 +265,7 @@ func (m *machine) socketPath(file string) (string, error) {
 
 // disconnect drops the monitors of a machine whose QEMU has ended.
 func (m *machine) disconnect() {
-	for _, file := range []string{"qmp.sock", "rescue.sock"} {
+	for _, file := range []string{"qmp.sock", "rescue.sock", "admin.sock"} {
 		path, err := m.socketPath(file)
 		if err != nil {
 			continue
