@@ -61,6 +61,13 @@ func (h *Hub) Connected(id dr.GatewayID) bool {
 	return w != nil
 }
 
+// Await waits up to patience for a gateway to be connected and reports whether
+// it is.
+func (h *Hub) Await(ctx context.Context, id dr.GatewayID, patience time.Duration) bool {
+	_, err := (&hubSender{h, id}).await(ctx, patience)
+	return err == nil
+}
+
 // Disconnect ends a gateway's connection, for example after its revocation.
 func (h *Hub) Disconnect(id dr.GatewayID) {
 	if w, _ := h.current(id); w != nil {

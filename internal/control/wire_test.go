@@ -47,58 +47,77 @@ func (r *recorder) count() int {
 func (r *recorder) Inventory(ctx context.Context) (Inventory, error) {
 	return Inventory{Site: "s", FreeBytes: 7}, r.note(ctx, "Inventory")
 }
+
 func (r *recorder) ImportMachine(ctx context.Context, o Origin, a ImportRequest) (site.Machine, error) {
 	return site.Machine{State: site.Running}, r.note(ctx, "ImportMachine", o, a)
 }
+
 func (r *recorder) StartMachine(ctx context.Context, o Origin, a MachineRequest) error {
 	return r.note(ctx, "StartMachine", o, a)
 }
+
 func (r *recorder) StopMachine(ctx context.Context, o Origin, a StopRequest) error {
 	return r.note(ctx, "StopMachine", o, a)
 }
+
 func (r *recorder) DeleteMachine(ctx context.Context, o Origin, a DeleteRequest) (Deleted, error) {
 	return Deleted{Removed: []string{"x"}}, r.note(ctx, "DeleteMachine", o, a)
 }
+
 func (r *recorder) Probe(ctx context.Context, addr string) error { return r.note(ctx, "Probe", addr) }
+
 func (r *recorder) StartReplication(ctx context.Context, o Origin, a ReplicationSpec) error {
 	return r.note(ctx, "StartReplication", o, a)
 }
+
 func (r *recorder) StopReplication(ctx context.Context, o Origin, a StopReplicationRequest) (StopReplicationResult, error) {
 	return StopReplicationResult{Clean: true, Durable: dr.Position{Generation: 1, Epoch: 2, Seq: 3}}, r.note(ctx, "StopReplication", o, a)
 }
+
 func (r *recorder) Fence(ctx context.Context, o Origin, a FenceRequest) error {
 	return r.note(ctx, "Fence", o, a)
 }
+
 func (r *recorder) CreatePoint(ctx context.Context, o Origin, a CreatePointRequest) (dr.Point, error) {
 	return dr.Point{ID: "p"}, r.note(ctx, "CreatePoint", o, a)
 }
+
 func (r *recorder) Resync(ctx context.Context, o Origin, a ResyncRequest) error {
 	return r.note(ctx, "Resync", o, a)
 }
+
 func (r *recorder) CreateJournal(ctx context.Context, o Origin, a CreateJournalRequest) (CreateJournalResult, error) {
 	return CreateJournalResult{Seeded: true}, r.note(ctx, "CreateJournal", o, a)
 }
+
 func (r *recorder) DeleteJournal(ctx context.Context, o Origin, a DeleteJournalRequest) error {
 	return r.note(ctx, "DeleteJournal", o, a)
 }
+
 func (r *recorder) Seal(ctx context.Context, o Origin, a SealRequest) (SealResult, error) {
 	return SealResult{Durable: dr.Position{Generation: 9, Epoch: 1, Seq: 1}}, r.note(ctx, "Seal", o, a)
 }
+
 func (r *recorder) Points(ctx context.Context, a PointsRequest) (Points, error) {
 	return Points{Points: []dr.Point{{ID: "q"}}}, r.note(ctx, "Points", a)
 }
+
 func (r *recorder) ResolvePoint(ctx context.Context, a ResolveRequest) (Resolved, error) {
 	return Resolved{LostBytes: 5}, r.note(ctx, "ResolvePoint", a)
 }
+
 func (r *recorder) StartRecovered(ctx context.Context, o Origin, a StartRecoveredRequest) (Recovered, error) {
 	return Recovered{Machine: "m"}, r.note(ctx, "StartRecovered", o, a)
 }
+
 func (r *recorder) DiscardRecovered(ctx context.Context, o Origin, a DiscardRecoveredRequest) error {
 	return r.note(ctx, "DiscardRecovered", o, a)
 }
+
 func (r *recorder) CommitRecovered(ctx context.Context, o Origin, a CommitRequest) (CommitResult, error) {
 	return CommitResult{RollbackBytes: 3}, r.note(ctx, "CommitRecovered", o, a)
 }
+
 func (r *recorder) Verify(ctx context.Context, o Origin, g dr.GroupID) (VerifyResult, error) {
 	return VerifyResult{Bytes: 1}, r.note(ctx, "Verify", o, g)
 }

@@ -90,7 +90,7 @@ func shutDownSource(ctx context.Context, r *run) error {
 		r.warn("the source machines were not shut down, as asked; fencing stops them where it reaches them")
 		return nil
 	}
-	if !r.o.up(r.group.Source()) {
+	if !r.o.reachable(ctx, r.group.Source()) {
 		if how == "require" {
 			return problem.New(problem.GatewayUnreachable, "gateway %s of the source is away, so nothing can be shut down there", r.group.Source())
 		}
@@ -98,7 +98,7 @@ func shutDownSource(ctx context.Context, r *run) error {
 		return nil
 	}
 	limit := seconds(r.policy.ShutdownTimeout)
-	ctx, cancel := context.WithTimeout(control.WithPatience(ctx, 0), 2*limit+time.Minute)
+	ctx, cancel := context.WithTimeout(r.brief(ctx), 2*limit+time.Minute)
 	defer cancel()
 	ctx, cancel = r.untilCancelled(ctx)
 	defer cancel()
@@ -125,7 +125,7 @@ func drain(ctx context.Context, r *run) error {
 	}
 	if !r.planned() {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(control.WithPatience(ctx, 0), lastWritesTimeout)
+		ctx, cancel = context.WithTimeout(r.brief(ctx), lastWritesTimeout)
 		defer cancel()
 	}
 	waiting, cancel := r.untilCancelled(r.long(ctx))
@@ -143,6 +143,12 @@ func drain(ctx context.Context, r *run) error {
 	}
 	r.warn("the last writes of the source may be missing: %v", err)
 	return nil
+}
+
+// brief makes commands fail at once when their gateway is away, unless the
+// vault has only just started.
+func (r *run) brief(ctx context.Context) context.Context {
+	return control.WithPatience(ctx, max(0, redialTime-r.o.now().Sub(r.o.opened)))
 }
 
 func (r *run) stopped() bool {
@@ -189,11 +195,11 @@ func seal(ctx context.Context, r *run) error {
 
 // fenceSource tells the old source when it can be reached.
 func fenceSource(ctx context.Context, r *run) error {
-	if !r.o.up(r.group.Source()) {
+	if !r.o.reachable(ctx, r.group.Source()) {
 		r.set("told", "later: the gateway is away and learns of it when it returns")
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(control.WithPatience(ctx, 0), fenceTimeout)
+	ctx, cancel := context.WithTimeout(r.brief(ctx), fenceTimeout)
 	defer cancel()
 	err := r.source().Fence(ctx, r.origin(""), control.FenceRequest{Group: r.group.ID, Generation: r.group.Generation, Machines: r.group.Machines()})
 	if err != nil {

@@ -18,6 +18,8 @@ import (
 type Gateways interface {
 	Commands(id dr.GatewayID) control.Commands
 	Connected(id dr.GatewayID) bool
+	// Await waits up to patience for a connection.
+	Await(ctx context.Context, id dr.GatewayID, patience time.Duration) bool
 }
 
 // Config of an orchestrator; all fields but Hook are needed.
@@ -46,6 +48,7 @@ type Orchestrator struct {
 	now      func() time.Time
 	hook     func(dr.JobID, string, string)
 	ended    func(rest.Job)
+	opened   time.Time
 	lease    *lease
 	engine   *engine
 
@@ -64,7 +67,7 @@ type taskKey struct {
 // goes on with every job that has not ended.
 func Open(ctx context.Context, c Config) (*Orchestrator, error) {
 	o := &Orchestrator{
-		store: c.Store, live: c.Live, gateways: c.Gateways, log: c.Log, now: c.Now, hook: c.Hook, ended: c.Ended,
+		store: c.Store, live: c.Live, gateways: c.Gateways, log: c.Log, now: c.Now, hook: c.Hook, ended: c.Ended, opened: c.Now(),
 		progress: map[taskKey]control.Progress{}, cancels: map[dr.JobID]chan struct{}{}, changed: make(chan struct{}),
 	}
 	if o.hook == nil {
@@ -114,6 +117,20 @@ func (o *Orchestrator) Close() error {
 		err = e
 	}
 	return err
+}
+
+// redialTime is how long gateways may take to dial a vault that has just
+// started; before that has passed, one that is not connected is not taken to be
+// away.
+const redialTime = 5 * time.Second
+
+// reachable is up for tasks: after a restart of the vault it gives the gateway
+// time to dial.
+func (o *Orchestrator) reachable(ctx context.Context, gw dr.GatewayID) bool {
+	if left := redialTime - o.now().Sub(o.opened); left > 0 {
+		o.gateways.Await(ctx, gw, left)
+	}
+	return o.up(gw)
 }
 
 // Lease is the epoch of this process's lease.

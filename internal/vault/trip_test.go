@@ -14,7 +14,8 @@ import (
 
 func (l *lab) wantRunning(g interface {
 	Content(dr.MachineName) (int, site.PowerState, bool)
-}, name dr.MachineName, content int) {
+}, name dr.MachineName, content int,
+) {
 	l.t.Helper()
 	got, state, ok := g.Content(name)
 	if !ok || state != site.Running || got != content {

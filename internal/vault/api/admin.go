@@ -34,7 +34,8 @@ func (s *Server) adminRoutes(api huma.API) {
 	add(api, route("contributor", "PUT", "/policies/{policy}", "put-policy", "Make or replace a policy"), func(ctx context.Context, in *struct {
 		PolicyIn
 		Body rest.Policy
-	}) (*reply[rest.Policy], error) {
+	},
+	) (*reply[rest.Policy], error) {
 		if in.Body.ID != in.Policy {
 			return nil, problem.New(problem.InvalidRequest, "the body names policy %q, the path %q", in.Body.ID, in.Policy)
 		}
@@ -78,7 +79,8 @@ func (s *Server) tokenRoutes(api huma.API) {
 	})
 	add(api, route("owner", "DELETE", "/tokens/{token}", "delete-token", "End an API token"), func(ctx context.Context, in *struct {
 		Token string `path:"token"`
-	}) (*struct{}, error) {
+	},
+	) (*struct{}, error) {
 		err := s.Store.Update(ctx, func(tx *store.Tx) error { return tx.DeleteToken(in.Token) })
 		return nil, notFound(err, problem.InvalidRequest, "there is no token %q", in.Token)
 	})

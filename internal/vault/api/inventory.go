@@ -240,7 +240,8 @@ func accepted(job rest.Job) *jobReply {
 func (s *Server) machineRoutes(api huma.API) {
 	add(api, route("reader", "GET", "/machines", "list-machines", "List the machines"), func(ctx context.Context, in *struct {
 		Site dr.SiteID `query:"site"`
-	}) (*reply[rest.List[rest.Machine]], error) {
+	},
+	) (*reply[rest.List[rest.Machine]], error) {
 		var out []rest.Machine
 		err := s.view(ctx, func(tx *store.Tx) error {
 			rows, err := tx.Machines(in.Site)
@@ -258,7 +259,8 @@ func (s *Server) machineRoutes(api huma.API) {
 	add(api, route("reader", "GET", "/sites/{site}/machines/{machine}", "show-machine", "Show a machine"), func(ctx context.Context, in *struct {
 		SiteIn
 		Machine dr.MachineName `path:"machine"`
-	}) (*reply[rest.Machine], error) {
+	},
+	) (*reply[rest.Machine], error) {
 		var out rest.Machine
 		err := s.view(ctx, func(tx *store.Tx) error {
 			m, err := tx.Machine(in.Site, in.Machine)
@@ -276,7 +278,8 @@ func (s *Server) machineRoutes(api huma.API) {
 	add(api, protect, func(ctx context.Context, in *struct {
 		DryRun bool `query:"dryRun"`
 		Body   rest.ProtectRequest
-	}) (*jobReply, error) {
+	},
+	) (*jobReply, error) {
 		if in.DryRun {
 			out, err := s.Jobs.ProtectDryRun(ctx, in.Body)
 			return &jobReply{Status: 200, Body: out}, err

@@ -29,7 +29,8 @@ func (s *Server) jobRoutes(api huma.API) {
 	add(api, route("reader", "GET", "/jobs", "list-jobs", "List the jobs, newest first"), func(ctx context.Context, in *struct {
 		Group dr.GroupID `query:"group"`
 		Limit int        `query:"limit" minimum:"0" maximum:"10000"`
-	}) (*reply[rest.List[rest.Job]], error) {
+	},
+	) (*reply[rest.List[rest.Job]], error) {
 		jobs, err := s.Jobs.Jobs(ctx, in.Group, pageIn{Limit: in.Limit}.limit())
 		return listOf(jobs), err
 	})
@@ -39,7 +40,8 @@ func (s *Server) jobRoutes(api huma.API) {
 	add(api, act, func(ctx context.Context, in *struct {
 		Job    dr.JobID `path:"job"`
 		Action string   `path:"action" enum:"cancel,restart,resume"`
-	}) (*jobReply, error) {
+	},
+	) (*jobReply, error) {
 		do := map[string]func(context.Context, dr.JobID) (rest.Job, error){"cancel": s.Jobs.Cancel, "restart": s.Jobs.Restart, "resume": s.Jobs.Resume}
 		job, err := do[in.Action](ctx, in.Job)
 		return accepted(job), err
@@ -54,7 +56,8 @@ func (s *Server) jobRoutes(api huma.API) {
 func (s *Server) showJob(ctx context.Context, in *struct {
 	Job  dr.JobID `path:"job"`
 	Wait int      `query:"waitSeconds" minimum:"0" maximum:"60"`
-}) (*reply[rest.Job], error) {
+},
+) (*reply[rest.Job], error) {
 	deadline := time.NewTimer(time.Duration(in.Wait) * time.Second)
 	defer deadline.Stop()
 	for {

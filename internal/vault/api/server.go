@@ -185,7 +185,9 @@ func add[I, O any](api huma.API, op huma.Operation, f func(context.Context, *I) 
 	})
 }
 
-func (s *Server) view(ctx context.Context, f func(*store.Tx) error) error { return s.Store.View(ctx, f) }
+func (s *Server) view(ctx context.Context, f func(*store.Tx) error) error {
+	return s.Store.View(ctx, f)
+}
 
 func pathOf(ctx huma.Context) string {
 	u := ctx.URL()
