@@ -63,6 +63,7 @@ func TestRateAndPause(t *testing.T) {
 		go writeUntil(ctx, b, &n)
 		rate := func(what string, low, high uint64) {
 			t.Helper()
+			synctest.Wait()
 			before := n
 			time.Sleep(10 * time.Second)
 			synctest.Wait()
