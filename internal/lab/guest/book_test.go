@@ -3,6 +3,7 @@ package guest
 import (
 	"context"
 	"net"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,13 +13,12 @@ import (
 )
 
 // writeUntil appends records as the book lets it and counts them.
-func writeUntil(ctx context.Context, b *book, n *uint64) {
+func writeUntil(ctx context.Context, b *book, n *atomic.Uint64) {
 	for {
 		if _, ok := b.next(ctx); !ok {
 			return
 		}
-		*n++
-		b.wrote(ledger.Record{N: *n})
+		b.wrote(ledger.Record{N: n.Add(1)})
 	}
 }
 
@@ -31,25 +31,25 @@ func TestWindow(t *testing.T) {
 		b := newBook(empty(), 1000)
 		ctx, stop := context.WithCancel(t.Context())
 		defer stop()
-		var n uint64
+		var n atomic.Uint64
 		b.connect()
 		go writeUntil(ctx, b, &n)
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if n != wire.Window {
-			t.Errorf("unanswered: %d records, want %d", n, wire.Window)
+		if n.Load() != wire.Window {
+			t.Errorf("unanswered: %d records, want %d", n.Load(), wire.Window)
 		}
 		b.answered(wire.Reply{Received: 10})
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if n != 10+wire.Window {
-			t.Errorf("10 answered: %d records, want %d", n, 10+wire.Window)
+		if n.Load() != 10+wire.Window {
+			t.Errorf("10 answered: %d records, want %d", n.Load(), 10+wire.Window)
 		}
 		b.disconnect()
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if n < 900 {
-			t.Errorf("alone: %d records in a second at 1000 a second", n)
+		if n.Load() < 900 {
+			t.Errorf("alone: %d records in a second at 1000 a second", n.Load())
 		}
 	})
 }
@@ -59,15 +59,15 @@ func TestRateAndPause(t *testing.T) {
 		b := newBook(empty(), 50)
 		ctx, stop := context.WithCancel(t.Context())
 		defer stop()
-		var n uint64
+		var n atomic.Uint64
 		go writeUntil(ctx, b, &n)
 		rate := func(what string, low, high uint64) {
 			t.Helper()
 			synctest.Wait()
-			before := n
+			before := n.Load()
 			time.Sleep(10 * time.Second)
 			synctest.Wait()
-			if got := n - before; got < low || got > high {
+			if got := n.Load() - before; got < low || got > high {
 				t.Errorf("%s: %d records in 10 s, want %d to %d", what, got, low, high)
 			}
 		}
