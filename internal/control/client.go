@@ -11,8 +11,6 @@ import (
 	"net/http"
 	"time"
 
-	"golang.org/x/net/http2"
-
 	"rebound/internal/dr"
 	"rebound/internal/problem"
 	"rebound/internal/site"
@@ -43,27 +41,28 @@ var _ Commands = (*Client)(nil)
 // NewClient speaks to the gateway at the other end of conn, which runs Serve.
 // It takes conn over; the client is unusable once conn breaks. A Hub gives
 // clients that survive that.
-func NewClient(conn net.Conn) (*Client, error) {
-	w, err := newWire(conn)
-	if err != nil {
-		return nil, err
-	}
-	return &Client{via: w}, nil
-}
+func NewClient(conn net.Conn) *Client { return &Client{via: newWire(conn)} }
 
 // wire is one reversed HTTP/2 connection.
 type wire struct {
 	conn net.Conn
-	h2   *http2.ClientConn
+	h2   *http.Transport
 }
 
-func newWire(conn net.Conn) (*wire, error) {
-	t := &http2.Transport{ReadIdleTimeout: pingAfter, PingTimeout: pingTimeout}
-	h2, err := t.NewClientConn(conn)
-	if err != nil {
-		return nil, fmt.Errorf("start control connection: %w", err)
-	}
-	return &wire{conn, h2}, nil
+func newWire(conn net.Conn) *wire {
+	first := make(chan net.Conn, 1)
+	first <- plainConn{conn}
+	return &wire{conn, &http.Transport{
+		Protocols: onlyHTTP2(), HTTP2: pings(), MaxConnsPerHost: 1,
+		DialContext: func(context.Context, string, string) (net.Conn, error) {
+			select {
+			case c := <-first:
+				return c, nil
+			default:
+				return nil, net.ErrClosed
+			}
+		},
+	}}
 }
 
 func (w *wire) send(ctx context.Context, name string, req request) (reply, error) {
@@ -71,7 +70,7 @@ func (w *wire) send(ctx context.Context, name string, req request) (reply, error
 	if err != nil {
 		return reply{}, fmt.Errorf("encode command %s: %w", name, err)
 	}
-	hr, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://gateway"+commandPrefix+name, bytes.NewReader(body))
+	hr, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://gateway"+commandPrefix+name, bytes.NewReader(body))
 	if err != nil {
 		return reply{}, fmt.Errorf("make command %s: %w", name, err)
 	}

@@ -37,11 +37,7 @@ func NewHub() *Hub { return &Hub{links: map[dr.GatewayID]*hubLink{}} }
 // earlier one. It returns when the connection has ended; ctx ends it.
 func (h *Hub) Attach(ctx context.Context, id dr.GatewayID, conn net.Conn) error {
 	watched := &watchedConn{Conn: conn, gone: make(chan struct{})}
-	w, err := newWire(watched)
-	if err != nil {
-		conn.Close()
-		return err
-	}
+	w := newWire(watched)
 	old := h.set(id, w, nil)
 	if old != nil {
 		old.close()
@@ -121,7 +117,10 @@ func (h *Hub) clear(id dr.GatewayID, w *wire, err error) {
 	}
 }
 
-func (w *wire) close() { w.conn.Close() }
+func (w *wire) close() {
+	w.conn.Close()
+	w.h2.CloseIdleConnections()
+}
 
 // hubSender sends over whatever connection the gateway has at the moment.
 type hubSender struct {

@@ -13,8 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/net/http2"
-
 	"rebound/internal/problem"
 )
 
@@ -67,15 +65,27 @@ func (s *Server) Close() {
 
 // Serve answers commands on conn until it breaks or ctx ends; it closes conn.
 func (s *Server) Serve(ctx context.Context, conn net.Conn) error {
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
-	defer conn.Close()
-	h2 := &http2.Server{ReadIdleTimeout: pingAfter, PingTimeout: pingTimeout}
-	h2.ServeConn(conn, &http2.ServeConnOpts{Context: ctx, Handler: s})
-	if err := ctx.Err(); err != nil {
-		return err
+	ln := newOneConn(conn)
+	hs := &http.Server{
+		Handler: s, Protocols: onlyHTTP2(), HTTP2: pings(), BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		ConnState: func(_ net.Conn, st http.ConnState) {
+			if st == http.StateClosed {
+				ln.Close()
+			}
+		},
 	}
-	return io.EOF
+	stop := context.AfterFunc(ctx, func() { hs.Close() })
+	defer stop()
+	defer hs.Close()
+	err := hs.Serve(ln)
+	if e := ctx.Err(); e != nil {
+		return e
+	}
+	if errors.Is(err, net.ErrClosed) {
+		return io.EOF
+	}
+	return err
 }
 
 // Serve answers commands on one connection until it breaks or ctx ends. It is

@@ -173,10 +173,7 @@ func (c *connected) dial(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	t.Cleanup(cancel)
 	go c.server.Serve(ctx, a) //nolint:errcheck // ends with the connection
-	var err error
-	if c.client, err = NewClient(b); err != nil {
-		t.Fatal(err)
-	}
+	c.client = NewClient(b)
 	t.Cleanup(func() { b.Close() })
 }
 

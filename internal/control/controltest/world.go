@@ -123,7 +123,6 @@ type journal struct {
 	points     []dr.Point
 	epoch      dr.Epoch
 	sealed     bool
-	committed  bool
 }
 
 type stream struct {
