@@ -46,10 +46,18 @@ func (q *sequencer) whole() error {
 
 // confirm appends the beacon of a probe, if the stream has been whole since.
 // The caller has asked the hypervisors in between whether they still send.
+//
+// That answer alone is not enough: a mirror whose socket has failed lets its
+// guest go on before its job is gone from the hypervisor's list. But the socket
+// is closed before the guest's write completes, so the kernel is asked for
+// closed sockets last: if there is none now, there was none at the probe.
 func (q *sequencer) confirm(p Probe) (dr.Position, error) {
 	data, err := segment.Beacon{Wall: p.Wall, Mono: p.Mono, N: p.N}.MarshalBinary()
 	if err != nil {
 		return dr.Position{}, fmt.Errorf("encode beacon: %w", err)
+	}
+	if err := q.sockets(); err != nil && !sabotageConfirmLate {
+		return dr.Position{}, err
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -17,8 +17,9 @@
 //     no room, acknowledgements are delayed within limits; then the stream is
 //     broken rather than the guest stalled.
 //
-// The runtime directory of a group holds two Unix sockets: "control.sock"
+// The runtime directory of a group holds two Unix sockets, "control.sock"
 // (newline-delimited JSON, see Request) and "nbd.sock" (the exports, one a
-// disk). The gateway is the only caller: through Client and Supervisor; the
+// disk), and "capture.lock", which the one process that serves the directory
+// holds. Nothing in it outlives the process but names. The gateway is the only caller: through Client and Supervisor; the
 // command line calls Run.
 package capture

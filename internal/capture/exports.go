@@ -20,6 +20,7 @@ var errNotReadable = fmt.Errorf("capture: exports cannot be read: %w", nbd.ENOTS
 type exports struct {
 	q      *sequencer
 	server *nbd.Server
+	names  []string
 }
 
 // newExports makes the server of a disk table. Minimum block 1, else QEMU reads
@@ -41,12 +42,26 @@ func newExports(q *sequencer, disks []dr.GroupDisk, log *slog.Logger) (*exports,
 		if err != nil {
 			return nil, fmt.Errorf("export disk %s/%s: %w", d.Machine, d.Disk, err)
 		}
+		e.names = append(e.names, name)
 	}
 	return e, nil
 }
 
 // serve accepts connections until ctx ends.
 func (e *exports) serve(ctx context.Context, l net.Listener) error { return e.server.Serve(ctx, l) }
+
+// whole reports a socket that its client has closed, as the kernel knows it: the
+// reader may not have come to that yet.
+func (e *exports) whole() error {
+	for _, name := range e.names {
+		for _, c := range e.server.Conns(name) {
+			if c.HungUp() {
+				return fmt.Errorf("%w: the socket of %s is closed", errRefused, name)
+			}
+		}
+	}
+	return nil
+}
 
 // close cuts all connections. The stream must be sealed.
 func (e *exports) close() error { return e.server.Close() }

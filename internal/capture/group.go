@@ -116,6 +116,7 @@ func startGroup(ctx context.Context, cfg GroupConfig, nbdPath string, clock Cloc
 	if g.exports, err = newExports(g.q, cfg.Disks, g.log); err != nil {
 		return nil, err
 	}
+	g.q.sockets = g.exports.whole
 	l, err := listenUnix(nbdPath)
 	if err != nil {
 		return nil, err

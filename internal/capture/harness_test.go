@@ -230,16 +230,6 @@ func (s *standby) set(f func(*standby)) {
 	s.mu.Unlock()
 }
 
-// stored returns the durable entries of an epoch.
-func (s *standby) stored(epoch dr.Epoch) []storedEntry {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if epoch == s.epoch {
-		return s.entries[:min(len(s.entries), int(s.durable))]
-	}
-	return s.past[epoch]
-}
-
 // awaitBreak waits until the newest epoch's break is durable.
 func (s *standby) awaitBreak() []storedEntry {
 	s.t.Helper()

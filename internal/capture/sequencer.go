@@ -64,6 +64,8 @@ type sequencer struct {
 	wake chan struct{}
 	// onSeal is called after the stream was sealed, without the lock.
 	onSeal func(at dr.Position, reason string)
+	// sockets asks the kernel whether all clients still hold their ends.
+	sockets func() error
 
 	mu       sync.Mutex
 	state    State
@@ -113,7 +115,7 @@ func newSequencer(l Limits, clock Clock, stamps *stamper) *sequencer {
 		slots:    make([]slot, l.RingBytes/entryCost+slotMargin),
 		throttle: newThrottle(l), syncMark: l.RingBytes / 100 * int64(l.SyncBelow),
 		moved:  make(chan struct{}),
-		onSeal: func(dr.Position, string) {},
+		onSeal: func(dr.Position, string) {}, sockets: func() error { return nil },
 	}
 	q.held.wake = make(chan struct{}, 1)
 	return q

@@ -121,6 +121,11 @@ func TestProbeIsRefused(t *testing.T) {
 	if _, err := q.confirm(other); err == nil {
 		t.Error("a probe of another epoch was confirmed")
 	}
+	q.sockets = func() error { return errRefused }
+	if _, err := q.confirm(newer); err == nil {
+		t.Error("confirmed with a socket that its client has closed")
+	}
+	q.sockets = func() error { return nil }
 	q.mu.Lock()
 	q.disks[1].conns = 0 // as between the closing of a socket and its seal
 	q.mu.Unlock()
@@ -385,8 +390,13 @@ func TestLimitsValidate(t *testing.T) {
 		t.Error(err)
 	}
 	for _, l := range []Limits{
-		{RingBytes: 1}, {RingBytes: 1 << 40}, {DelayAbove: 100}, {DelayAbove: -1}, {SyncBelow: 100},
-		{MaxWriteDelay: -1}, {MaxTotalDelay: -1},
+		{RingBytes: 1},
+		{RingBytes: 1 << 40},
+		{DelayAbove: 100},
+		{DelayAbove: -1},
+		{SyncBelow: 100},
+		{MaxWriteDelay: -1},
+		{MaxTotalDelay: -1},
 	} {
 		if l.Validate() == nil {
 			t.Errorf("%+v passed", l)
