@@ -11,9 +11,7 @@ func (c *Conn) HungUp() bool {
 		return true
 	}
 	c.mu.Lock() // the socket changes hands after OnOpen
-	c.mu.Lock()
 	t, ok := c.t.(*blockingTransport)
-	c.mu.Unlock()
 	c.mu.Unlock()
 	return ok && t.hungUp()
 }
