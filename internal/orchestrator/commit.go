@@ -86,6 +86,10 @@ func commitMachines(ctx context.Context, r *run) error {
 		return problem.New(problem.CommitNotProven, "no machine was recovered")
 	}
 	res, err := r.standby().CommitRecovered(r.long(ctx), r.origin(""), control.CommitRequest{Group: r.group.ID, Position: r.group.Recovered.Position})
+	if problem.HasCode(err, problem.UnknownGroup) && lifecycle.State(r.job.FromState) == lifecycle.Committing {
+		r.set("alreadyCommitted", true) // an earlier commit ended the journal and failed after that
+		return nil
+	}
 	if err != nil {
 		return err
 	}

@@ -5,8 +5,10 @@ import (
 	"strings"
 	"testing"
 
+	"rebound/internal/control/controltest"
 	"rebound/internal/dr"
 	"rebound/internal/lifecycle"
+	"rebound/internal/problem"
 	"rebound/internal/site"
 	"rebound/internal/vault/client"
 	"rebound/internal/vault/rest"
@@ -200,5 +202,29 @@ func TestBesideReplication(t *testing.T) {
 	l.finish(l.c.Protect(t.Context(), rest.ProtectRequest{Machines: []dr.MachineName{"vm1"}, To: "cloud", Group: "app"}))
 	if g := l.untilState("app", lifecycle.Protected); g.Generation != 2 {
 		t.Errorf("generation %d, want 2", g.Generation)
+	}
+}
+
+// TestCommitThatFailedHalfWay is finished by committing again.
+func TestCommitThatFailedHalfWay(t *testing.T) {
+	l := newLab(t)
+	l.protected()
+	l.operate(lifecycle.Failover, rest.OperationRequest{Mode: "planned"})
+	l.operate(lifecycle.Commit, rest.OperationRequest{})
+	l.reprotect(dr.Back)
+	l.until("failback allowed", func() bool { return l.allowed(lifecycle.Failback) })
+	l.operate(lifecycle.Failback, rest.OperationRequest{})
+	f := l.world.Plan(&controltest.Fault{Gateway: "gw-cloud", Command: "DeleteMachine", Machine: "vm2", Times: 1, Err: problem.New(problem.HypervisorError, "busy")})
+	l.until("commit allowed", func() bool { return l.allowed(lifecycle.Commit) })
+	l.operate(lifecycle.Commit, rest.OperationRequest{}, rest.JobFailed)
+	if g := l.untilState("app", lifecycle.Committing); g.Direction != dr.Back || l.world.Struck(f) != 1 {
+		t.Fatalf("half-way: %s, the fault struck %d times", g.Direction, l.world.Struck(f))
+	}
+	l.operate(lifecycle.Commit, rest.OperationRequest{})
+	if g := l.untilState("app", lifecycle.Committed); g.Direction != dr.Forward {
+		t.Errorf("direction %s", g.Direction)
+	}
+	if _, _, ok := l.cloud.Content("vm2"); ok {
+		t.Error("vm2 is still in the cloud")
 	}
 }

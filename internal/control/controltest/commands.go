@@ -358,9 +358,9 @@ func (g *Gateway) DiscardRecovered(ctx context.Context, o control.Origin, r cont
 // CommitRecovered implements control.Commands.
 func (g *Gateway) CommitRecovered(ctx context.Context, o control.Origin, r control.CommitRequest) (control.CommitResult, error) {
 	return control.CommitResult{RollbackBytes: 4096}, g.do(ctx, "CommitRecovered", string(r.Group), o, func() error {
-		j := g.journals[r.Group]
-		if j == nil {
-			return nil // committed already
+		j, err := g.findJournal(r.Group)
+		if err != nil {
+			return err
 		}
 		for name := range j.defs {
 			m := g.machines[name]

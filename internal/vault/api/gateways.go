@@ -317,6 +317,9 @@ func (s *Server) keepReport(tx *store.Tx, gw store.Gateway, rep control.Report, 
 		if err != nil {
 			return err
 		}
+		if row.State == m.State && row.BootedAt.Equal(m.BootedAt) {
+			continue // nothing to sync to the disk for
+		}
 		row.State, row.BootedAt, row.SeenAt = m.State, m.BootedAt, now.UTC()
 		if err := tx.PutMachine(row); err != nil {
 			return err
