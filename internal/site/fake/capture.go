@@ -95,15 +95,18 @@ func (d *Driver) Detach(ctx context.Context, name dr.MachineName) error {
 		if m.run == nil {
 			return nil
 		}
-		clients := m.run.targets
-		m.run.targets = nil
-		return closeClients(clients)
+		clients, source := m.run.targets, m.run.source
+		m.run.targets, m.run.source = nil, nil
+		return errors.Join(closeClients(clients), source.close())
 	})
 }
 
 // Resume lets a paused machine run.
 func (d *Driver) Resume(ctx context.Context, name dr.MachineName) error {
 	return d.withRun(ctx, "Resume", name, func(m *machine, _ *run) error {
+		if m.state == site.Off {
+			return problem.New(problem.HypervisorError, "machine %s: its guest is off", m.name)
+		}
 		m.state = site.Running
 		return nil
 	})

@@ -23,6 +23,7 @@ type run struct {
 	disks   map[dr.DiskID]block.Device
 	targets map[dr.DiskID]*nbd.Client // attached captures; nil ones have failed
 	bitmaps map[string]map[dr.DiskID]*extent.Set
+	source  *sourceServer // of ExportSource
 }
 
 // start switches a machine on; d.mu is held.
@@ -30,6 +31,11 @@ func (d *Driver) start(m *machine, paused bool) error {
 	want := site.Running
 	if paused {
 		want = site.Paused
+	}
+	if m.run != nil && m.state == site.Off { // the guest is off, its hypervisor is not
+		if err := m.stop(); err != nil {
+			return err
+		}
 	}
 	if m.run != nil {
 		if !paused {
@@ -58,7 +64,7 @@ func (d *Driver) start(m *machine, paused bool) error {
 
 // close lets everything go that the machine held. Overlays stay.
 func (r *run) close() error {
-	var errs []error
+	errs := []error{r.source.close()}
 	for _, t := range r.targets {
 		if t != nil {
 			errs = append(errs, t.Close())
