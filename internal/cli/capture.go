@@ -17,7 +17,8 @@ func (a *app) newCapture() *cobra.Command {
 		Long: `Run the source-side data path of one replication group: the sockets that hypervisors
 write to, the order of writes, and the stream to the standby. The gateway starts,
 watches and adopts this process; there is no reason to start it by hand.`,
-		Args: cobra.NoArgs,
+		Example: "  rebound capture --dir /run/rebound/shop",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			log, err := a.logger()
 			if err != nil {

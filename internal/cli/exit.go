@@ -35,13 +35,16 @@ type usageError struct{ err error }
 func (u usageError) Error() string { return u.err.Error() }
 func (u usageError) Unwrap() error { return u.err }
 
-// jobError is a job that ended without success, or that waits.
+// jobError is a job that ended without success, or that waits; err is the
+// job's own problem, if it has one.
 type jobError struct {
 	code int
 	text string
+	err  error
 }
 
 func (j jobError) Error() string { return j.text }
+func (j jobError) Unwrap() error { return j.err }
 
 // exitCode maps an error to the program's exit code.
 func exitCode(err error) int {

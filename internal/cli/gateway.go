@@ -22,12 +22,7 @@ type serveGateway struct {
 }
 
 func (a *app) newGateway() *cobra.Command {
-	cmd := &cobra.Command{
-		Use: "gateway", Short: "Gateways: the data plane of a site", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	cmd.AddCommand(a.newGatewayServe())
-	return cmd
+	return a.parent("gateway", "Gateways: the data plane of a site", "  rebound gateway list\n  rebound gateway serve --help", a.newGatewayServe())
 }
 
 func (a *app) newGatewayServe() *cobra.Command {

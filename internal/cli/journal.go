@@ -16,8 +16,9 @@ func (a *app) newJournal() *cobra.Command {
 		Use: "journal", Short: "Work on a journal's directory, with everything else dead",
 		Long: `Work on the directory of a group's journal at its standby. These commands need no
 vault and no gateway, only the directory and the bases that it names.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Example: "  rebound journal inspect DIR\n  rebound journal verify DIR",
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(a.newJournalInspect(), a.newJournalVerify(), a.newJournalPoints(), a.newJournalExport())
 	return cmd
@@ -88,7 +89,8 @@ func (a *app) newJournalVerify() *cobra.Command {
 func (a *app) newJournalPoints() *cobra.Command {
 	return &cobra.Command{
 		Use: "points DIR", Short: "List the recovery points of a journal",
-		Args: exactly("DIR"),
+		Example: "  rebound journal points /var/lib/rebound/gateway/journals/shop/journal",
+		Args:    exactly("DIR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			j, err := journal.OpenReadOnly(cmd.Context(), args[0], journal.Options{})
 			if err != nil {

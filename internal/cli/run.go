@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -25,16 +27,21 @@ type app struct {
 	output   string // table, json or yaml
 	vault    string
 	tokenArg string
+	caFile   string
+	wait     bool
 	noWait   bool
-	timeout  string
+	timeout  time.Duration
 	yes      bool
 	dryRun   bool
 	logLevel string
+
+	// interactive reports whether a person can be asked; tests replace it.
+	interactive func() bool
 }
 
 // Run executes one command line and returns the exit code.
 func Run(ctx context.Context, args []string, s Streams) int {
-	a := &app{Streams: s}
+	a := newApp(s)
 	root := a.newRoot()
 	root.SetArgs(args)
 	root.SetIn(s.In)
@@ -47,12 +54,25 @@ func Run(ctx context.Context, args []string, s Streams) int {
 	return exitCode(err)
 }
 
+func newApp(s Streams) *app {
+	a := &app{Streams: s}
+	a.interactive = a.stdinIsTerminal
+	return a
+}
+
 // printError tells a person, or a program, what went wrong and what to do.
 func (a *app) printError(err error) {
 	p, ok := errors.AsType[*problem.Problem](err)
 	if a.output == "json" {
-		if !ok {
+		if _, usage := errors.AsType[usageError](err); !ok && usage {
+			p = problem.Wrap(err, problem.InvalidRequest, "%v", err)
+		} else if !ok {
 			p = problem.From(err)
+		}
+		if p.Err != nil && p.Detail != p.Err.Error() {
+			full := *p
+			full.Detail += ": " + p.Err.Error()
+			p = &full
 		}
 		if encErr := json.NewEncoder(a.Err).Encode(map[string]any{"error": p, "exitCode": exitCode(err)}); encErr == nil {
 			return
@@ -77,22 +97,79 @@ func (a *app) newRoot() *cobra.Command {
 		Long:          "Rebound replicates running virtual machines to a second site, keeps every moment of\ntheir history, and takes them there and home again.\n\n" + exitCodesHelp,
 		SilenceUsage:  true,
 		SilenceErrors: true,
+		Example:       "  rebound check\n  rebound login vault.example:8443 --ca vault-ca.pem --token-file first-token\n  rebound status",
 		Args:          cobra.NoArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	a.globalFlags(root)
+	root.AddCommand(a.newGateway(), a.newCapture(), a.newVault(), a.newAgent(), a.newJournal(), a.newDemo(), a.newVersion())
+	a.addOperator(root)
+	usageArgs(root)
+	root.PersistentPreRunE = a.checkGlobals
+	return root
+}
+
+func (a *app) globalFlags(root *cobra.Command) {
 	f := root.PersistentFlags()
 	f.StringVarP(&a.output, "output", "o", "table", "table, json or yaml")
-	f.StringVar(&a.vault, "vault", "", "address of the vault, host:port (default: that of 'rebound login', or $REBOUND_VAULT)")
-	f.StringVar(&a.tokenArg, "token", "", "API token (default: that of 'rebound login', or $REBOUND_TOKEN)")
+	f.StringVar(&a.vault, "vault", "", "address of the vault, host:port (default: $REBOUND_VAULT, or that of 'rebound login')")
+	f.StringVar(&a.tokenArg, "token", "", "API token (default: $REBOUND_TOKEN, or that of 'rebound login')")
+	f.StringVar(&a.caFile, "ca", "", "file with the vault's certificate (default: $REBOUND_CA, or that of 'rebound login')")
+	f.BoolVar(&a.wait, "wait", true, "wait for the job that the command starts")
 	f.BoolVar(&a.noWait, "no-wait", false, "do not wait for the job; print it and return")
-	f.StringVar(&a.timeout, "timeout", "", "how long to wait for a job, such as 10m (default: until it ends)")
+	f.DurationVar(&a.timeout, "timeout", 0, "how long to wait for a job, such as 10m (default: until it ends)")
 	f.BoolVarP(&a.yes, "yes", "y", false, "do not ask before something is lost or deleted")
 	f.BoolVar(&a.dryRun, "dry-run", false, "say what would be done, lost and deleted, and do nothing")
 	f.StringVar(&a.logLevel, "log-level", "info", "of the serving roles: debug, info, warn or error")
-	root.AddCommand(a.newGateway(), a.newCapture(), a.newVault(), a.newAgent(), a.newJournal(), a.newDemo(), a.newVersion())
-	a.addOperator(root)
-	return root
+}
+
+// dryRunKey annotates the commands that --dry-run means something to.
+const dryRunKey = "dry-run"
+
+// checkGlobals refuses global flags that make no sense, before anything is
+// done: above all a --dry-run that a command would not heed.
+func (a *app) checkGlobals(cmd *cobra.Command, _ []string) error {
+	switch a.output {
+	case "table", "json", "yaml":
+	default:
+		return usageError{fmt.Errorf("--output %q: want table, json or yaml", a.output)}
+	}
+	if a.dryRun && cmd.Annotations[dryRunKey] == "" {
+		return usageError{fmt.Errorf("--dry-run means nothing to '%s'; nothing was done", cmd.CommandPath())}
+	}
+	if a.timeout < 0 {
+		return usageError{fmt.Errorf("--timeout %v: want a positive time", a.timeout)}
+	}
+	if !a.wait {
+		a.noWait = true
+	}
+	return nil
+}
+
+// usageArgs makes wrong arguments of any command usage errors.
+func usageArgs(cmd *cobra.Command) {
+	if check := cmd.Args; check != nil {
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			err := check(cmd, args)
+			if err == nil {
+				return nil
+			}
+			if cmd.HasSubCommands() && len(args) > 0 {
+				text := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
+				cmd.SuggestionsMinimumDistance = 2
+				if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+					text += "; did you mean " + strings.Join(near, " or ") + "?"
+				}
+				err = errors.New(text)
+			}
+			return usageError{err}
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		usageArgs(sub)
+	}
 }
 
 // logger writes structured lines to the error stream.
@@ -102,6 +179,16 @@ func (a *app) logger() (*slog.Logger, error) {
 		return nil, usageError{fmt.Errorf("--log-level: %w", err)}
 	}
 	return slog.New(slog.NewTextHandler(a.Err, &slog.HandlerOptions{Level: level})), nil
+}
+
+// parent is a command that only holds others.
+func (a *app) parent(use, short, example string, subs ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: use, Short: short, Example: example, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(subs...)
+	return cmd
 }
 
 // exactly demands n arguments and names them in the error.

@@ -14,12 +14,7 @@ import (
 const Version = "0.1.0"
 
 func (a *app) newVault() *cobra.Command {
-	cmd := &cobra.Command{
-		Use: "vault", Short: "The vault: the control plane", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	cmd.AddCommand(a.newVaultServe())
-	return cmd
+	return a.parent("vault", "The vault: the control plane", "  rebound vault serve --help", a.newVaultServe())
 }
 
 func (a *app) newVaultServe() *cobra.Command {

@@ -9,6 +9,7 @@ import (
 func (a *app) newVersion() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print the program's version", Args: cobra.NoArgs,
+		Example: "  rebound version -o json",
 		RunE: func(*cobra.Command, []string) error {
 			v := struct {
 				Version string `json:"version"`

@@ -49,6 +49,9 @@ const (
 	StaleEpoch          Code = "StaleEpoch"
 	StreamReplaced      Code = "StreamReplaced"
 	IncompatibleVersion Code = "IncompatibleVersion"
+	NotConfirmed        Code = "NotConfirmed"
+	CheckFailed         Code = "CheckFailed"
+	JobFailed           Code = "JobFailed"
 )
 
 // registry is filled once, here, and never written again.
@@ -97,6 +100,9 @@ var registry = map[Code]Problem{
 	StaleEpoch:          {Kind: Conflict, Title: "A newer sequencer has taken over the group's stream", PossibleCauses: []string{"The capture was restarted while the old one still ran"}, RecommendedAction: "Nothing by hand: the older capture ends, the newer one carries on."},
 	StreamReplaced:      {Kind: Conflict, Title: "A newer connection has taken over the group's stream", PossibleCauses: []string{"The capture was restarted while the old one still ran"}, RecommendedAction: "Nothing by hand: the newer connection carries on."},
 	IncompatibleVersion: {Kind: Conflict, Title: "The two ends share no version of the protocol", PossibleCauses: []string{"One gateway is much older than the other"}, RecommendedAction: "Compare 'rebound version' at both ends and upgrade the older one."},
+	NotConfirmed:        {Kind: Invalid, Title: "Nothing was done: the operation was not confirmed", PossibleCauses: []string{"The command loses or deletes something and there is no terminal to ask at"}, RecommendedAction: "Look at it with --dry-run, then run it again with --yes."},
+	CheckFailed:         {Kind: Conflict, Title: "Something would fail later", RecommendedAction: "Mend what the check lists as failed, then run 'rebound check' again."},
+	JobFailed:           {Kind: Internal, Title: "The job did not succeed", RecommendedAction: "Look at its tasks with 'rebound job show', mend the cause, then 'rebound job restart'."},
 }
 
 // All returns every registered problem, sorted by code.

@@ -1,0 +1,43 @@
+package cli
+
+import (
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"rebound/internal/lifecycle"
+	"rebound/internal/vault/rest"
+)
+
+func (a *app) newTest() *cobra.Command {
+	return a.newOperation(operation{
+		op: lifecycle.TestFailover, use: "test", short: "Start copies at the other site in a network of their own",
+		long: `Start copies of the machines at the standby site, in a network in which they reach each
+other and nothing else. Replication goes on undisturbed. End it with test-cleanup.
+
+` + pointHelp,
+		example: `  rebound test shop --network drill
+  rebound test shop --network drill --point 2026-11-23T03:04:05Z`,
+		flags: func(cmd *cobra.Command, req *rest.OperationRequest) {
+			cmd.Flags().StringVar(&req.Network, "network", "", "name of the test network (needed)")
+			pointFlag(cmd, req, "the moment to start from (default: latest-processed)")
+		},
+		check: func(req *rest.OperationRequest) error {
+			if req.Network == "" {
+				return usageError{errors.New("--network is missing: the name of the test network")}
+			}
+			return nil
+		},
+	})
+}
+
+func (a *app) newTestCleanup() *cobra.Command {
+	return a.newOperation(operation{
+		op: lifecycle.TestCleanup, use: "test-cleanup", short: "End a test failover and delete its copies",
+		long:    "Stop and delete the copies that a test failover started, with what they wrote.",
+		example: `  rebound test-cleanup shop --notes "booted in 20 s, shop answered"`,
+		flags: func(cmd *cobra.Command, req *rest.OperationRequest) {
+			cmd.Flags().StringVar(&req.Notes, "notes", "", "what the test showed; kept with the job")
+		},
+	})
+}
