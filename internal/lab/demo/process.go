@@ -66,6 +66,19 @@ func (p *process) kill() {
 	<-p.done
 }
 
+// stop is SIGTERM; it returns once the process has ended.
+func (p *process) stop(ctx context.Context) error {
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("stop process: %w", err)
+	}
+	select {
+	case <-p.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("stop process: %w", ctx.Err())
+	}
+}
+
 // processesOf returns the processes whose command line holds all the texts.
 func processesOf(texts ...string) []int {
 	var out []int

@@ -181,7 +181,12 @@ func (d *demo) toThePast(ctx context.Context) (string, error) {
 			return "", fmt.Errorf("%s: %s", name, strings.Join(v.Reasons, "; "))
 		}
 	}
-	m, err := d.w.Client.Machine(ctx, cloudSite, firstGuest)
+	drv, err := d.w.Driver(cloudSite)
+	if err != nil {
+		return "", err
+	}
+	defer drv.Close()
+	m, err := drv.Machine(ctx, firstGuest)
 	if err != nil {
 		return "", err
 	}

@@ -12,6 +12,7 @@ import (
 
 	"rebound/internal/dr"
 	"rebound/internal/lab/checker"
+	"rebound/internal/lab/ledger"
 	"rebound/internal/lifecycle"
 	"rebound/internal/problem"
 	"rebound/internal/site"
@@ -178,13 +179,9 @@ func diskFile(w *World, site dr.SiteID, machine string, disk dr.DiskID) string {
 }
 
 // exportDiverged exports the point that holds the old primary's last writes,
-// and reads its ledger.
+// and reads its ledger. An export works with everything else dead, so the
+// gateway that owns the journal is stopped for it.
 func (d *demo) exportDiverged(ctx context.Context) (uint64, error) {
-	g, err := d.w.Client.Group(ctx, groupName)
-	if err != nil {
-		return 0, err
-	}
-	point := fmt.Sprintf("diverged-%d", g.Generation)
 	points, err := d.w.Client.Points(ctx, client.GroupTarget(groupName), client.PointFilter{Kind: dr.Diverged})
 	if err != nil {
 		return 0, err
@@ -192,27 +189,41 @@ func (d *demo) exportDiverged(ctx context.Context) (uint64, error) {
 	if len(points.Points) != 1 {
 		return 0, fmt.Errorf("%d diverged points, want one", len(points.Points))
 	}
-	point = string(points.Points[0].ID)
-	journal := filepath.Join(d.w.gateways[homeGW].dir, "journals", string(groupName), "journal")
-	var disks []string
-	for _, disk := range d.built[firstGuest].Definition.Disks {
-		out := filepath.Join(d.w.cfg.Dir, "diverged-"+string(disk.ID)+".raw")
-		defer os.Remove(out)
-		cmd := exec.CommandContext(ctx, d.cfg.Program, "journal", "export", journal, "--point", point,
-			"--disk", firstGuest+"/"+string(disk.ID), "--format", "raw", "--out", out)
-		if text, err := cmd.CombinedOutput(); err != nil {
-			return 0, fmt.Errorf("export %s: %w: %s", point, err, text)
-		}
-		disks = append(disks, out)
+	if err := d.w.procs[string(homeGW)].stop(ctx); err != nil {
+		return 0, err
 	}
-	l, err := checker.ReadDisks(ctx, disks...)
+	l, err := d.exportedLedger(ctx, points.Points[0].ID)
 	if err != nil {
 		return 0, err
 	}
 	if !l.Has(d.diverged) {
 		return 0, fmt.Errorf("the export holds %d records, the old machine had written %d", l.State.Count, d.diverged.N)
 	}
-	return handRecords, nil
+	if err := d.w.RunGateway(ctx, homeGW); err != nil {
+		return 0, err
+	}
+	if err := d.w.waitGateway(ctx, homeGW); err != nil {
+		return 0, err
+	}
+	return handRecords, d.waitState(ctx, lifecycle.Protected)
+}
+
+// exportedLedger exports the first machine's disks at a point of the journal at
+// home and reads the ledger on them.
+func (d *demo) exportedLedger(ctx context.Context, point dr.PointID) (*ledger.Ledger, error) {
+	journal := filepath.Join(d.w.gateways[homeGW].dir, "journals", string(groupName), "journal")
+	var disks []string
+	for _, disk := range d.built[firstGuest].Definition.Disks {
+		out := filepath.Join(d.w.cfg.Dir, "diverged-"+string(disk.ID)+".raw")
+		defer os.Remove(out)
+		cmd := exec.CommandContext(ctx, d.cfg.Program, "journal", "export", journal, "--point", string(point),
+			"--disk", firstGuest+"/"+string(disk.ID), "--format", "raw", "--out", out)
+		if text, err := cmd.CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("export %s: %w: %s", point, err, text)
+		}
+		disks = append(disks, out)
+	}
+	return checker.ReadDisks(ctx, disks...)
 }
 
 // refusedByHand starts the standby machine at home by hand, which must fail.
