@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/klauspost/compress/s2"
+
 	"rebound/internal/dr"
 )
 
@@ -28,7 +30,12 @@ type Beacon struct {
 // Break ends an epoch.
 type Break struct{ Reason string }
 
-// Definition is a machine's definition from its position on.
+// maxDefinition bounds an unpacked definition, in bytes: UEFI variable stores
+// have up to a few hundred KiB.
+const maxDefinition = 16 << 20
+
+// Definition is a machine's definition from its position on. Its JSON travels
+// packed: the variable store in it is mostly empty.
 type Definition struct {
 	Machine dr.MachineName
 	JSON    []byte // a dr.Definition
@@ -97,15 +104,27 @@ func (b *Break) UnmarshalBinary(buf []byte) error {
 func (d Definition) MarshalBinary() ([]byte, error) {
 	w := newPayload()
 	w.string(string(d.Machine))
-	w.string(string(d.JSON))
+	w.string(string(s2.EncodeBest(nil, d.JSON)))
 	return w.b, nil
 }
 
 // UnmarshalBinary decodes d.
 func (d *Definition) UnmarshalBinary(b []byte) error {
 	r := openPayload(b)
-	*d = Definition{Machine: dr.MachineName(r.string()), JSON: []byte(r.string())}
-	return r.end("definition")
+	d.Machine = dr.MachineName(r.string())
+	packed := []byte(r.string())
+	if err := r.end("definition"); err != nil {
+		return err
+	}
+	if n, err := s2.DecodedLen(packed); err != nil || n > maxDefinition {
+		return fmt.Errorf("decode definition: %w: %d bytes unpacked", ErrDamaged, n)
+	}
+	text, err := s2.Decode(nil, packed)
+	if err != nil {
+		return fmt.Errorf("decode definition: %w: %w", ErrDamaged, err)
+	}
+	d.JSON = text
+	return nil
 }
 
 // MarshalBinary encodes s.
