@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 
 	"rebound/internal/control"
 	"rebound/internal/dr"
@@ -40,12 +41,21 @@ func (g *Gateway) StartReplication(ctx context.Context, _ control.Origin, r cont
 	if err := g.admitGeneration(r.Group, r.Generation); err != nil {
 		return err
 	}
+	for _, d := range r.Disks {
+		if grp := g.standbyOf(d.Machine); grp != "" {
+			return problem.New(problem.MachineInUse, "%s is the standby of group %s", d.Machine, grp)
+		}
+	}
 	s, err := g.makeSource(r.Group)
 	if err != nil {
 		return err
 	}
 	defer g.Poke()
-	return s.Start(ctx, r)
+	err = s.Start(ctx, r)
+	if err != nil && s.Empty() { // the spec was refused: nothing changes
+		return errors.Join(err, g.dropSource(ctx, r.Group))
+	}
+	return err
 }
 
 // StopReplication ends or suspends the stream of a group.
@@ -60,7 +70,7 @@ func (g *Gateway) StopReplication(ctx context.Context, _ control.Origin, r contr
 	defer g.Poke()
 	res, err := s.Stop(ctx, r)
 	if err == nil && r.Forget {
-		err = g.dropSource(r.Group)
+		err = g.dropSource(ctx, r.Group)
 	}
 	return res, err
 }

@@ -66,7 +66,7 @@ func (g *Gateway) endSource(ctx context.Context, group dr.GroupID) error {
 	if _, err := src.Stop(ctx, control.StopReplicationRequest{Group: group, Forget: true}); err != nil {
 		return err
 	}
-	return g.dropSource(group)
+	return g.dropSource(ctx, group)
 }
 
 // obey looks at what the vault says of the groups of this site: whatever went

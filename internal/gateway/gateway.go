@@ -57,6 +57,7 @@ type Gateway struct {
 	// ctx is the gateway's life; commands start work that outlives them.
 	ctx context.Context
 
+	admin   sync.Mutex // sources are made and dropped one at a time
 	mu      sync.Mutex
 	sources map[dr.GroupID]*source.Group
 	fences  map[dr.GroupID]dr.Generation // newest generation known to have gone elsewhere

@@ -6,8 +6,10 @@ import (
 	"os"
 	"path/filepath"
 
+	"rebound/internal/control"
 	"rebound/internal/dr"
 	"rebound/internal/gateway/source"
+	"rebound/internal/problem"
 )
 
 func (g *Gateway) sourceConfig(group dr.GroupID) source.Config {
@@ -18,7 +20,8 @@ func (g *Gateway) sourceConfig(group dr.GroupID) source.Config {
 	}
 }
 
-// openSources goes on with the sources of an earlier process.
+// openSources goes on with the sources of an earlier process. One that cannot
+// be read is told of and left alone; the others go on.
 func (g *Gateway) openSources(ctx context.Context) error {
 	entries, err := os.ReadDir(filepath.Join(g.cfg.Dir, "sources"))
 	if err != nil {
@@ -27,7 +30,12 @@ func (g *Gateway) openSources(ctx context.Context) error {
 	for _, e := range entries {
 		s, err := source.Open(ctx, g.sourceConfig(dr.GroupID(e.Name())))
 		if err != nil {
-			return err
+			g.log.Error("open source", "group", e.Name(), "error", err)
+			g.events.add(control.Event{
+				Code: "SourceDamaged", Severity: "critical", Group: dr.GroupID(e.Name()),
+				Text: fmt.Sprintf("the settings of group %s at its source cannot be used; it is not replicated: %v", e.Name(), err),
+			})
+			continue
 		}
 		g.mu.Lock()
 		g.sources[dr.GroupID(e.Name())] = s
@@ -38,30 +46,39 @@ func (g *Gateway) openSources(ctx context.Context) error {
 
 // makeSource returns the group's source, made if there is none.
 func (g *Gateway) makeSource(group dr.GroupID) (*source.Group, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if s := g.sources[group]; s != nil {
+	g.admin.Lock()
+	defer g.admin.Unlock()
+	if s, err := g.source(group); err == nil {
 		return s, nil
+	}
+	if err := dr.ValidName(string(group)); err != nil {
+		return nil, problem.Wrap(err, problem.InvalidName, "group %q", group)
 	}
 	s, err := source.Open(g.ctx, g.sourceConfig(group))
 	if err != nil {
 		return nil, err
 	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	g.sources[group] = s
 	return s, nil
 }
 
 // dropSource forgets a source that has been stopped.
-func (g *Gateway) dropSource(group dr.GroupID) error {
+func (g *Gateway) dropSource(ctx context.Context, group dr.GroupID) error {
+	g.admin.Lock()
+	defer g.admin.Unlock()
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	s := g.sources[group]
+	g.mu.Unlock()
 	if s == nil {
 		return nil
 	}
-	if err := s.Forget(); err != nil {
+	if err := s.Forget(ctx); err != nil {
 		return err
 	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	delete(g.sources, group)
 	return nil
 }

@@ -2,6 +2,7 @@ package source
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"rebound/internal/dr"
@@ -16,6 +17,9 @@ type tracked struct {
 	// Marker is the position of the marker that was placed after the bitmap
 	// was begun; zero until it is known.
 	Marker dr.Position `json:"marker"`
+	// Put is set once the bitmap is known to be on at every disk. One that
+	// is not holds nothing that an older one lacks, and is not relied on.
+	Put bool `json:"put"`
 }
 
 func (t tracked) name() string { return fmt.Sprintf("%s%d", bitmapPrefix, t.N) }
@@ -27,6 +31,9 @@ func (t tracked) name() string { return fmt.Sprintf("%s%d", bitmapPrefix, t.N) }
 type bitmaps struct {
 	Next int       `json:"next"`
 	On   []tracked `json:"on"`
+	// First is the number of the bitmap that was begun for the present
+	// stream, before its synchronisation; older ones go when that is durable.
+	First int `json:"first"`
 	// Covered is the position up to which the standby was durable when a
 	// bitmap was last dropped: the union covers a standby that has at least
 	// that, and no other.
@@ -41,6 +48,24 @@ func (b *bitmaps) begin() tracked {
 	return t
 }
 
+// put notes that bitmap n is on everywhere.
+func (b *bitmaps) put(n int) {
+	for i := range b.On {
+		b.On[i].Put = b.On[i].Put || b.On[i].N == n
+	}
+}
+
+// purge forgets bitmaps that are not known to be on everywhere.
+func (b *bitmaps) purge() {
+	b.On = slices.DeleteFunc(slices.Clone(b.On), func(t tracked) bool { return !t.Put })
+}
+
+// whole reports whether the union of the bitmaps before the newest covers a
+// standby whose newest durable position is prev.
+func (b bitmaps) whole(prev dr.Position) bool {
+	return len(b.On) > 1 && !b.Covered.IsZero() && prev.Epoch != 0 && !prev.Before(b.Covered)
+}
+
 // marked notes the marker after the newest bitmap.
 func (b *bitmaps) marked(pos dr.Position) {
 	if n := len(b.On); n > 0 {
@@ -53,6 +78,9 @@ func (b bitmaps) names() []string {
 	out := make([]string, len(b.On))
 	for i, t := range b.On {
 		out[i] = t.name()
+	}
+	if sabotageForgetBitmap && len(out) > 1 {
+		out = out[1:]
 	}
 	return out
 }
@@ -91,7 +119,7 @@ func (b *bitmaps) drop(n int, durable dr.Position) {
 
 // reset forgets everything: the bitmaps are gone with their hypervisor, or say
 // nothing any more.
-func (b *bitmaps) reset() { b.On, b.Covered = nil, dr.Position{} }
+func (b *bitmaps) reset() { b.On, b.Covered, b.First = nil, dr.Position{}, 0 }
 
 // present reports whether every bitmap of the book is among those found.
 func (b bitmaps) present(found []string) bool {
@@ -99,8 +127,8 @@ func (b bitmaps) present(found []string) bool {
 	for _, f := range found {
 		have[f] = true
 	}
-	for _, name := range b.names() {
-		if !have[name] {
+	for _, t := range b.On {
+		if !have[t.name()] {
 			return false
 		}
 	}
@@ -110,8 +138,8 @@ func (b bitmaps) present(found []string) bool {
 // strangers returns bitmaps of ours on a disk that the book does not name.
 func (b bitmaps) strangers(found []string) []string {
 	known := map[string]bool{}
-	for _, name := range b.names() {
-		known[name] = true
+	for _, t := range b.On {
+		known[t.name()] = true
 	}
 	var out []string
 	for _, f := range found {

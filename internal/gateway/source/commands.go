@@ -3,8 +3,10 @@ package source
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
+	"rebound/internal/capture"
 	"rebound/internal/control"
 	"rebound/internal/dr"
 	"rebound/internal/problem"
@@ -20,19 +22,39 @@ const (
 )
 
 // Quiesce makes a member write no more; what it wrote is still being captured.
+// It stays so, across breaks and restarts, until somebody starts it.
 func (g *Group) Quiesce(ctx context.Context, m dr.MachineName, mode site.StopMode, timeout time.Duration) error {
-	if mode != site.GracefulThenHard {
-		return g.cap.Quiesce(ctx, m, mode, timeout)
+	err := g.save(func(s *state) {
+		s.Resume = slices.DeleteFunc(s.Resume, func(x dr.MachineName) bool { return x == m })
+	})
+	if err != nil {
+		return err
 	}
-	err := g.cap.Quiesce(ctx, m, site.Graceful, timeout)
+	if mode != site.GracefulThenHard {
+		return g.quiesce(ctx, m, mode, timeout)
+	}
+	err = g.quiesce(ctx, m, site.Graceful, timeout)
 	if problem.HasCode(err, problem.MachineRunning) {
-		return g.cap.Quiesce(ctx, m, site.Hard, timeout)
+		return g.quiesce(ctx, m, site.Hard, timeout)
 	}
 	return err
 }
 
-// CreatePoint places a recovery point.
+// quiesce takes a member whose hypervisor is gone for what it is: stopped.
+func (g *Group) quiesce(ctx context.Context, m dr.MachineName, mode site.StopMode, timeout time.Duration) error {
+	err := g.cap.Quiesce(ctx, m, mode, timeout)
+	if problem.HasCode(err, problem.MachineNotRunning) {
+		return nil
+	}
+	return err
+}
+
+// CreatePoint places a recovery point and waits until it can be chosen.
 func (g *Group) CreatePoint(ctx context.Context, r control.CreatePointRequest) (dr.Point, error) {
+	if r.Kind != dr.CrashConsistent && r.Kind != dr.Bookmark {
+		// The label would promise frozen file systems.
+		return dr.Point{}, problem.New(problem.InvalidRequest, "this gateway cannot make points of kind %q", r.Kind)
+	}
 	run, err := g.runner()
 	if err != nil {
 		return dr.Point{}, err
@@ -41,12 +63,56 @@ func (g *Group) CreatePoint(ctx context.Context, r control.CreatePointRequest) (
 	defer cancel()
 	var p dr.Point
 	err = run.do(ctx, func(c context.Context, a *attempt) error {
-		c, cancel := context.WithTimeout(c, pointPatience)
-		defer cancel()
-		p, err = a.createPoint(c, r)
+		if !a.streamed {
+			return problem.New(problem.OperationNotAllowed, "group %s is being synchronised", g.cfg.Group)
+		}
+		p, err = a.cl.Marker(c, newPointID(), r.Kind, r.Name)
 		return err
 	})
-	return p, err
+	if err != nil {
+		return dr.Point{}, fmt.Errorf("place marker: %w", err)
+	}
+	if _, err := g.settle(ctx, run, p.Position); err != nil {
+		return dr.Point{}, err
+	}
+	return p, nil
+}
+
+// settle confirms all up to now and waits until that is durable. The stream
+// must still be the one of since, unless that is zero. The watch goes on
+// meanwhile.
+func (g *Group) settle(ctx context.Context, run *runner, since dr.Position) (dr.Position, error) {
+	var cl *capture.Client
+	var pos dr.Position
+	for pos.IsZero() {
+		err := run.do(ctx, func(c context.Context, a *attempt) (err error) {
+			if !a.streamed {
+				return problem.New(problem.OperationNotAllowed, "group %s is being synchronised", g.cfg.Group)
+			}
+			cl = a.cl
+			pos, err = a.beacon(c)
+			return err
+		})
+		if err != nil {
+			return dr.Position{}, err
+		}
+		if !pos.IsZero() {
+			break
+		}
+		select { // a hypervisor is silent, or the ring full
+		case <-time.After(beaconEvery):
+		case <-ctx.Done():
+			return dr.Position{}, fmt.Errorf("confirm stream: %w", ctx.Err())
+		}
+	}
+	if !since.IsZero() && pos.Epoch != since.Epoch {
+		return dr.Position{}, problem.New(problem.OperationNotAllowed, "the stream of group %s broke", g.cfg.Group)
+	}
+	pos, err := cl.Drain(ctx)
+	if err != nil {
+		return dr.Position{}, fmt.Errorf("wait for the standby: %w", err)
+	}
+	return pos, nil
 }
 
 // Resync begins a new epoch with a synchronisation.
@@ -60,108 +126,167 @@ func (g *Group) Resync(_ context.Context, mode control.SyncMode) error {
 		return err
 	}
 	g.end(endCapture)
-	g.begin()
-	return nil
+	_, err := g.begin()
+	return err
 }
 
 // Stop ends or suspends the stream.
 func (g *Group) Stop(ctx context.Context, r control.StopReplicationRequest) (control.StopReplicationResult, error) {
 	g.work.Lock()
 	defer g.work.Unlock()
-	res := control.StopReplicationResult{Durable: g.Report().Durable}
-	st := g.state()
-	if st.Want != wantRun {
-		if st.Clean != nil {
-			return control.StopReplicationResult{Durable: st.Clean.Durable, Clean: true}, nil
-		}
-		return res, nil
+	next := wantNothing
+	if r.Pause {
+		next = wantPaused
 	}
+	if g.state().Want != wantRun {
+		return g.stopAgain(ctx, next)
+	}
+	res := control.StopReplicationResult{Durable: g.Report().Durable}
+	var drained *cleanStop
 	if r.Drain {
-		pos, err := g.drain(ctx)
+		d, err := g.drain(ctx)
 		if err != nil {
 			return res, err
 		}
-		res = control.StopReplicationResult{Durable: pos, Clean: true}
+		res, drained = control.StopReplicationResult{Durable: d.Durable, Clean: true}, d
 	}
-	g.end(endCapture)
-	if r.Drain {
-		if err := g.recordClean(ctx, res.Durable); err != nil {
-			return res, err
+	// What was drained is noted together with the end: a gateway that is
+	// restarted here starts no member again.
+	err := g.trySave(func(s *state) error {
+		if s.Want != wantRun {
+			return problem.New(problem.StaleGeneration, "group %s was fenced meanwhile, at generation %d", g.cfg.Group, s.Generation)
 		}
-	}
-	next, phase := wantNothing, control.PhaseIdle
-	if r.Pause {
-		next, phase = wantPaused, control.PhasePaused
-	}
-	if err := g.save(func(s *state) { s.Want = next }); err != nil {
+		s.Want, s.Drained, s.Resume = next, drained, nil
+		return nil
+	})
+	if err != nil {
 		return res, err
 	}
-	g.show(func(p *progress) { p.phase, p.problem = phase, "" })
-	return res, nil
+	g.end(endCapture)
+	g.show(func(p *progress) { p.phase, p.problem = restingPhase(next), "" })
+	if drained != nil {
+		_, err = g.finishDrain(ctx)
+	}
+	return res, err
+}
+
+// stopAgain answers Stop where the stream has ended already.
+func (g *Group) stopAgain(ctx context.Context, next want) (control.StopReplicationResult, error) {
+	st := g.state()
+	if st.Want == wantPaused && next == wantNothing {
+		if err := g.save(func(s *state) { s.Want = next }); err != nil {
+			return control.StopReplicationResult{}, err
+		}
+		g.show(func(p *progress) { p.phase, p.problem = restingPhase(next), "" })
+	}
+	if st.Drained != nil {
+		whole, err := g.finishDrain(ctx)
+		return control.StopReplicationResult{Durable: st.Drained.Durable, Clean: whole}, err
+	}
+	if st.Clean != nil {
+		now, err := markFiles(ctx, g.cfg.Driver, st.Spec)
+		return control.StopReplicationResult{Durable: st.Clean.Durable, Clean: err == nil && sameFiles(st.Clean.Files, now, fileMark.sameContent)}, err
+	}
+	return control.StopReplicationResult{Durable: g.Report().Durable}, nil
 }
 
 // drain confirms everything that the members wrote, and waits until the standby
-// has it. The members must write no more.
-func (g *Group) drain(ctx context.Context) (dr.Position, error) {
-	for _, name := range members(g.state().Spec) {
-		m, err := g.cfg.Driver.Machine(ctx, name)
-		if err != nil {
-			return dr.Position{}, err
-		}
-		if m.State == site.Running {
-			return dr.Position{}, problem.New(problem.MachineRunning, "%s still runs; a stream is drained once all members are stopped", name)
-		}
-	}
+// has it. The members must write no more. A stream that breaks meanwhile comes
+// back by itself, and is drained then.
+func (g *Group) drain(ctx context.Context) (*cleanStop, error) {
 	run, err := g.runner()
 	if err != nil {
-		return dr.Position{}, err
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, drainPatience)
 	defer cancel()
-	var pos dr.Position
-	err = run.do(ctx, func(c context.Context, a *attempt) error {
-		c, cancel := context.WithTimeout(c, drainPatience)
-		defer cancel()
-		if !a.streamed {
-			return problem.New(problem.OperationNotAllowed, "group %s is being synchronised", g.cfg.Group)
+	for {
+		if err := g.allStill(ctx); err != nil {
+			return nil, err
 		}
-		if err := a.settleBeacon(c); err != nil {
-			return err
+		pos, err := g.settle(ctx, run, dr.Position{})
+		if err == nil {
+			if err := g.allStill(ctx); err != nil {
+				return nil, err
+			}
+			files, err := markFiles(ctx, g.cfg.Driver, g.state().Spec)
+			return &cleanStop{Durable: pos, Files: files}, err
 		}
-		pos, err = a.cl.Drain(c)
-		return err
-	})
-	return pos, err
+		if g.state().Want != wantRun || problem.HasCode(err, problem.StaleGeneration) {
+			return nil, err
+		}
+		select {
+		case <-time.After(beaconEvery):
+		case <-run.done:
+			return nil, err
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
 }
 
-// recordClean ends the members' hypervisors and notes that the standby lacks
-// nothing of them.
-func (g *Group) recordClean(ctx context.Context, durable dr.Position) error {
-	spec := g.state().Spec
-	for _, name := range members(spec) {
-		if err := g.cfg.Driver.Stop(ctx, name, site.Hard, hypervisorPatience); err != nil {
-			return fmt.Errorf("stop %s: %w", name, err)
+// allStill fails unless no member can write.
+func (g *Group) allStill(ctx context.Context) error {
+	for _, name := range members(g.state().Spec) {
+		m, err := g.cfg.Driver.Machine(ctx, name)
+		if err != nil {
+			return err
+		}
+		if m.State != site.Off && m.State != site.Paused {
+			return problem.New(problem.MachineRunning, "%s is %s; a stream is drained once all members are stopped", name, m.State)
 		}
 	}
-	files, err := markFiles(ctx, g.cfg.Driver, spec)
-	if err != nil {
-		return err
+	return nil
+}
+
+// finishDrain ends the members' hypervisors and notes that the standby lacks
+// nothing of them, if that is still so: a gateway may have been away since the
+// drain. It reports whether it is.
+func (g *Group) finishDrain(ctx context.Context) (whole bool, err error) {
+	st := g.state()
+	if err := g.allStill(ctx); err != nil {
+		return false, err
 	}
-	return g.save(func(s *state) {
-		s.Clean = &cleanStop{Durable: durable, Files: files}
+	for _, name := range members(st.Spec) {
+		if err := g.cfg.Driver.Stop(ctx, name, site.Hard, hypervisorPatience); err != nil {
+			return false, fmt.Errorf("stop %s: %w", name, err)
+		}
+	}
+	files, err := markFiles(ctx, g.cfg.Driver, st.Spec)
+	if err != nil {
+		return false, err
+	}
+	whole = sameFiles(st.Drained.Files, files, fileMark.sameContent)
+	return whole, g.save(func(s *state) {
+		s.Drained, s.Clean = nil, nil
 		s.Bitmaps.reset()
+		if whole {
+			s.Clean = &cleanStop{Durable: st.Drained.Durable, Files: files}
+		}
 	})
 }
 
 // Fence ends the group's part as the source: the active site is elsewhere, by
-// generation gen. The caller powers the members off.
+// generation gen. The caller powers the members off. It does not wait for a
+// command that is at work: that one ends with an error.
 func (g *Group) Fence(_ context.Context, gen dr.Generation) error {
-	g.work.Lock()
-	defer g.work.Unlock()
-	g.end(endCapture)
-	if err := g.save(func(s *state) { s.Want, s.Generation = wantFenced, max(s.Generation, gen) }); err != nil {
+	err := g.save(func(s *state) {
+		s.Want, s.Generation, s.Resume = wantFenced, max(s.Generation, gen), nil
+	})
+	if err != nil {
 		return err
 	}
-	g.show(func(p *progress) { p.phase, p.problem = control.PhaseFenced, "" })
+	g.mu.Lock()
+	r := g.run
+	g.mu.Unlock()
+	if r != nil {
+		r.stop(endCapture)
+	}
+	g.work.Lock()
+	defer g.work.Unlock()
+	if g.state().Want == wantFenced {
+		g.end(endCapture)
+		g.show(func(p *progress) { p.phase, p.problem = control.PhaseFenced, "" })
+	}
 	return nil
 }

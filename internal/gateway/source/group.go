@@ -2,6 +2,7 @@ package source
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -52,6 +53,7 @@ type Group struct {
 
 	// work serialises commands; mu guards what follows.
 	work sync.Mutex
+	wg   sync.WaitGroup
 	mu   sync.Mutex
 	st   state
 	run  *runner // nil while nothing runs
@@ -80,30 +82,88 @@ func Open(ctx context.Context, cfg Config) (*Group, error) {
 	if _, err := statefile.Load(g.statePath(), &g.st); err != nil {
 		return nil, err
 	}
-	switch g.st.Want {
-	case wantRun:
-		g.begin()
-	case wantPaused:
-		g.last.phase = control.PhasePaused
-	case wantFenced:
-		g.last.phase = control.PhaseFenced
+	if g.st.Want == wantRun {
+		_, err := g.begin()
+		return g, err
 	}
+	g.last.phase = restingPhase(g.st.Want)
+	g.wg.Go(g.sweep)
 	return g, nil
+}
+
+// restingPhase is what a group that does not run is reported as.
+func restingPhase(w want) control.Phase {
+	switch w {
+	case wantPaused:
+		return control.PhasePaused
+	case wantFenced:
+		return control.PhaseFenced
+	}
+	return control.PhaseIdle
+}
+
+// sweep ends a capture that the process before left, between noting that the
+// group shall not run and ending it.
+func (g *Group) sweep() {
+	g.work.Lock()
+	defer g.work.Unlock()
+	if st := g.state(); st.Want == wantRun || len(st.Spec.Disks) == 0 {
+		return
+	}
+	if _, err := os.Stat(capture.ControlSocket(g.runDir())); err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(g.ctx, hypervisorPatience)
+	defer cancel()
+	a := &attempt{g: g, spec: g.state().Spec}
+	if err := a.startCapture(ctx); err != nil {
+		g.cfg.Log.Warn("end the capture that was left", "error", err)
+		return
+	}
+	a.finish(endCapture)
 }
 
 // Close stops driving the group and leaves its capture to the next process.
 func (g *Group) Close() {
+	g.mu.Lock()
+	r := g.run
+	g.mu.Unlock()
+	if r != nil {
+		r.stop(leaveCapture) // commands that wait for it end
+	}
+	g.wg.Wait()
 	g.work.Lock()
 	defer g.work.Unlock()
 	g.end(leaveCapture)
 }
 
-// Forget deletes the group's state; it must have been stopped.
-func (g *Group) Forget() error {
+// Forget deletes the group's state, and its bitmaps where members still run;
+// it must have been stopped.
+func (g *Group) Forget(ctx context.Context) error {
+	g.wg.Wait()
+	g.work.Lock()
+	defer g.work.Unlock()
+	g.forgetBitmaps(ctx)
 	if err := os.RemoveAll(g.cfg.Dir); err != nil {
 		return fmt.Errorf("forget source: %w", err)
 	}
 	return os.RemoveAll(g.runDir())
+}
+
+// forgetBitmaps takes our bitmaps off running members. One that stays costs a
+// little, and is dropped by the next attempt that finds it.
+func (g *Group) forgetBitmaps(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, hypervisorPatience)
+	defer cancel()
+	for _, m := range members(g.state().Spec) {
+		found, err := g.cap.Bitmaps(ctx, m)
+		for _, name := range (bitmaps{}).strangers(found) {
+			err = errors.Join(err, g.cap.DropBitmap(ctx, m, name))
+		}
+		if err != nil && !problem.HasCode(err, problem.MachineNotRunning) && !problem.HasCode(err, problem.UnknownMachine) {
+			g.cfg.Log.Warn("drop bitmaps", "machine", m, "error", err)
+		}
+	}
 }
 
 func (g *Group) runDir() string { return filepath.Join(g.cfg.RunDir, "c-"+string(g.cfg.Group)) }
@@ -114,36 +174,61 @@ func (g *Group) Has(m dr.MachineName) bool {
 	return st.Want == wantRun && slices.Contains(members(st.Spec), m)
 }
 
+// Fenced reports whether a machine is a member whose active site is elsewhere.
+func (g *Group) Fenced(m dr.MachineName) bool {
+	st := g.state()
+	return st.Want == wantFenced && slices.Contains(members(st.Spec), m)
+}
+
+// Empty reports whether the group was never told to replicate.
+func (g *Group) Empty() bool {
+	st := g.state()
+	return st.Want == wantNothing && st.Generation == 0
+}
+
 // Generation returns the newest generation that the group knows of.
 func (g *Group) Generation() dr.Generation { return g.state().Generation }
 
 // Start makes the group replicate by a spec. It returns once every member is
 // attached and the synchronisation has begun; the group keeps trying after an
-// error too, unless the spec itself was refused.
+// error too, unless the spec itself was refused. Repeating it changes nothing.
 func (g *Group) Start(ctx context.Context, spec control.ReplicationSpec) error {
 	g.work.Lock()
 	defer g.work.Unlock()
 	st := g.state()
-	if spec.Generation < st.Generation || (spec.Generation == st.Generation && st.Want == wantFenced) {
-		return problem.New(problem.StaleGeneration, "group %s is at generation %d, the request is of %d", g.cfg.Group, st.Generation, spec.Generation)
-	}
-	if err := g.checkSpec(ctx, spec); err != nil {
+	if err := st.admits(spec, g.cfg.Group); err != nil {
 		return err
 	}
-	if st.Want == wantRun {
-		g.end(endCapture)
+	resume, err := g.checkSpec(ctx, spec)
+	if err != nil {
+		return err
 	}
-	compare := spec.Mode == control.SyncCompare || (st.Compare && st.Generation == spec.Generation)
-	err := g.save(func(s *state) {
-		s.Spec, s.Want, s.Generation, s.Compare = spec, wantRun, spec.Generation, compare
+	if r, err := g.runner(); err == nil && st.Want == wantRun && sameSpec(st.Spec, spec) && len(resume) == 0 {
+		return g.await(ctx, r)
+	}
+	g.end(endCapture)
+	err = g.trySave(func(s *state) error {
+		if err := s.admits(spec, g.cfg.Group); err != nil {
+			return err // fenced meanwhile
+		}
+		s.begin(spec, resume)
+		return nil
 	})
 	if err != nil {
 		return err
 	}
-	r := g.begin()
-	select {
-	case err := <-r.first:
+	r, err := g.begin()
+	if err != nil {
 		return err
+	}
+	return g.await(ctx, r)
+}
+
+// await waits for the first attempt.
+func (g *Group) await(ctx context.Context, r *runner) error {
+	select {
+	case <-r.settled:
+		return r.first
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-time.After(startPatience):
@@ -152,15 +237,18 @@ func (g *Group) Start(ctx context.Context, spec control.ReplicationSpec) error {
 }
 
 // checkSpec refuses members that this site does not have, or whose disks are
-// not those of the table.
-func (g *Group) checkSpec(ctx context.Context, spec control.ReplicationSpec) error {
+// not those of the table. It returns the members that are to be started.
+func (g *Group) checkSpec(ctx context.Context, spec control.ReplicationSpec) (resume []dr.MachineName, err error) {
 	for _, name := range members(spec) {
 		m, err := g.cfg.Driver.Machine(ctx, name)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if m.State == site.Off && !spec.StartStopped {
-			return problem.New(problem.MachineNotRunning, "%s is off; its writes can be captured while it runs", name)
+			return nil, problem.New(problem.MachineNotRunning, "%s is off; its writes can be captured while it runs", name)
+		}
+		if m.State != site.Running && spec.StartStopped {
+			resume = append(resume, name)
 		}
 		for _, d := range spec.Disks {
 			if d.Machine != name {
@@ -168,25 +256,29 @@ func (g *Group) checkSpec(ctx context.Context, spec control.ReplicationSpec) err
 			}
 			i := slices.IndexFunc(m.Definition.Disks, func(x dr.DiskSpec) bool { return x.ID == d.Disk })
 			if i < 0 {
-				return problem.New(problem.UnknownDisk, "%s has no disk %s", name, d.Disk)
+				return nil, problem.New(problem.UnknownDisk, "%s has no disk %s", name, d.Disk)
 			}
 			if have := m.Definition.Disks[i].SizeBytes; have != d.SizeBytes {
-				return problem.New(problem.DiskNotSupported, "disk %s of %s has %d bytes, the group's table says %d", d.Disk, name, have, d.SizeBytes)
+				return nil, problem.New(problem.DiskNotSupported, "disk %s of %s has %d bytes, the group's table says %d", d.Disk, name, have, d.SizeBytes)
 			}
 		}
 	}
-	return nil
+	return resume, nil
 }
 
-// begin starts the loop; nothing may be running.
-func (g *Group) begin() *runner {
+// begin starts the loop, unless the group shall not run (any more); nothing
+// may be running.
+func (g *Group) begin() (*runner, error) {
 	r := newRunner(g)
 	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.st.Want != wantRun {
+		return nil, problem.New(problem.StaleGeneration, "group %s is at generation %d and was told to stop", g.cfg.Group, g.st.Generation)
+	}
 	g.run = r
 	g.last = progress{phase: control.PhaseAttaching}
-	g.mu.Unlock()
 	r.start(g.ctx)
-	return r
+	return r, nil
 }
 
 // end stops the loop; how says what becomes of the capture process.
@@ -227,15 +319,22 @@ func (g *Group) Report() control.GroupReport {
 // show changes what the report tells.
 func (g *Group) show(change func(*progress)) {
 	g.mu.Lock()
-	before := g.last.phase
+	before := g.last
 	change(&g.last)
-	after := g.last.phase
+	after := g.last
 	g.mu.Unlock()
-	if before != after {
-		g.cfg.Event(control.Event{
+	if before.phase != after.phase {
+		e := control.Event{
 			Code: "ReplicationPhase", Severity: "info", Group: g.cfg.Group,
-			Text: fmt.Sprintf("group %s: %s, before %s", g.cfg.Group, after, before),
-		})
+			Text: fmt.Sprintf("group %s: %s, before %s", g.cfg.Group, after.phase, before.phase),
+		}
+		if after.phase == control.PhaseTracking {
+			e.Severity, e.Text = "warning", e.Text+": "+after.problem
+		}
+		g.cfg.Event(e)
 	}
-	g.cfg.Changed()
+	// What only counts goes with the next report.
+	if before.phase != after.phase || before.problem != after.problem {
+		g.cfg.Changed()
+	}
 }

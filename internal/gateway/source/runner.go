@@ -3,6 +3,7 @@ package source
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -22,21 +23,27 @@ const (
 	endCapture
 )
 
-// errStopped is the cause of a runner's context once it was told to stop.
-var errStopped = errors.New("replication was stopped")
+// The causes of a runner's context once it was told to stop; any other cause
+// is the end of the gateway.
+var (
+	errStopped = errors.New("replication was stopped")
+	errLeft    = errors.New("the gateway ends")
+)
 
 // runner makes attempts until it is stopped.
 type runner struct {
-	g *Group
-	// first gets the outcome of the first attempt: nil once all members are
-	// attached and the synchronisation has begun.
-	first  chan error
-	told   bool
+	g      *Group
 	cancel context.CancelCauseFunc
 	done   chan struct{}
-	how    ending
+	// settled is closed when the first attempt has attached all members and
+	// begun the synchronisation, or failed with first.
+	settled chan struct{}
+	first   error
+	once    sync.Once
 	// calls are commands for the attempt that is watching now.
 	calls chan call
+	// told is the refusal that was reported last.
+	told string
 }
 
 // call runs on the attempt's goroutine, so that commands and the watch never
@@ -47,7 +54,7 @@ type call struct {
 }
 
 func newRunner(g *Group) *runner {
-	return &runner{g: g, first: make(chan error, 1), done: make(chan struct{}), calls: make(chan call)}
+	return &runner{g: g, settled: make(chan struct{}), done: make(chan struct{}), calls: make(chan call)}
 }
 
 func (r *runner) start(ctx context.Context) {
@@ -55,19 +62,23 @@ func (r *runner) start(ctx context.Context) {
 	go r.loop(ctx)
 }
 
-// stop ends the loop and waits for it.
+// stop ends the loop and waits for it. It may be called more than once; the
+// first call says what becomes of the capture process.
 func (r *runner) stop(how ending) {
-	r.how = how
-	r.cancel(errStopped)
+	if how == endCapture {
+		r.cancel(errStopped)
+	} else {
+		r.cancel(errLeft)
+	}
 	<-r.done
 }
 
 // settle tells Start how the first attempt went, once.
 func (r *runner) settle(err error) {
-	if !r.told {
-		r.told = true
-		r.first <- err
-	}
+	r.once.Do(func() {
+		r.first = err
+		close(r.settled)
+	})
 }
 
 // do runs f within the present attempt, as soon as it watches.
@@ -98,7 +109,11 @@ func (r *runner) loop(ctx context.Context) {
 		a := &attempt{g: r.g, r: r}
 		err := a.run(ctx)
 		if ctx.Err() != nil {
-			a.finish(r.how)
+			how := leaveCapture
+			if errors.Is(context.Cause(ctx), errStopped) {
+				how = endCapture
+			}
+			a.finish(how)
 			r.settle(context.Cause(ctx))
 			return
 		}
@@ -107,14 +122,7 @@ func (r *runner) loop(ctx context.Context) {
 		if a.streamed {
 			wait.Reset()
 		}
-		r.g.cfg.Log.Warn("replication broke", "error", err)
-		r.g.show(func(p *progress) { p.phase, p.problem = control.PhaseTracking, text(err) })
-		if fencedElsewhere(err) {
-			r.g.cfg.Event(control.Event{
-				Code: "StaleSource", Severity: "critical", Group: r.g.cfg.Group,
-				Text: "the standby refuses this source: " + text(err),
-			})
-		}
+		r.broke(err)
 		select {
 		case <-ctx.Done():
 			r.settle(context.Cause(ctx))
@@ -124,7 +132,23 @@ func (r *runner) loop(ctx context.Context) {
 	}
 }
 
-// fencedElsewhere reports whether the standby knows a newer generation.
+// broke tells of an attempt that ended by itself.
+func (r *runner) broke(err error) {
+	r.g.cfg.Log.Warn("replication broke", "error", err)
+	r.g.show(func(p *progress) { p.phase, p.problem = control.PhaseTracking, text(err) })
+	if !fencedElsewhere(err) || r.told == text(err) {
+		return
+	}
+	r.told = text(err)
+	r.g.cfg.Event(control.Event{
+		Code: "StaleSource", Severity: "critical", Group: r.g.cfg.Group,
+		Text: "the standby refuses this source: " + text(err),
+	})
+}
+
+// fencedElsewhere reports whether the standby knows a newer generation. The
+// source goes on asking, without touching a member: what becomes of its
+// machines is the vault's to say (a failover that failed is taken back).
 func fencedElsewhere(err error) bool {
 	return problem.HasCode(err, problem.StaleGeneration) && link.Permanent(err)
 }

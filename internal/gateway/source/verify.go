@@ -2,6 +2,7 @@ package source
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -46,7 +47,9 @@ func (g *Group) Verify(ctx context.Context) (control.VerifyResult, error) {
 		}
 		select {
 		case <-ctx.Done():
-			return control.VerifyResult{}, ctx.Err()
+			end, cancel := context.WithTimeout(context.WithoutCancel(ctx), hypervisorPatience)
+			defer cancel()
+			return control.VerifyResult{}, errors.Join(ctx.Err(), cl.CancelSync(end))
 		case <-run.done:
 			return control.VerifyResult{}, problem.New(problem.OperationNotAllowed, "replication of group %s has stopped", g.cfg.Group)
 		case <-tick.C:

@@ -3,6 +3,7 @@ package source
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/crc64"
 	"time"
@@ -12,7 +13,6 @@ import (
 	"rebound/internal/capture"
 	"rebound/internal/control"
 	"rebound/internal/dr"
-	"rebound/internal/problem"
 )
 
 // The pace of the watch.
@@ -25,10 +25,11 @@ const (
 	rotateEvery = 45 * time.Second
 	// defineEvery is how often the members' definitions are looked at.
 	defineEvery = 2 * time.Second
-	// silencePatience is for how long a hypervisor may fail to answer before
-	// the stream is given up; nothing is confirmed meanwhile.
+	// silencePatience is for how long a hypervisor may fail to answer, or the
+	// ring have no room, before the stream is given up; nothing is confirmed
+	// meanwhile.
 	silencePatience = 5 * time.Second
-	// DefaultCrashInterval is the time between crash-consistent markers
+	// defaultCrashInterval is the time between crash-consistent markers
 	// where the policy says nothing.
 	defaultCrashInterval = 5 * time.Second
 )
@@ -39,7 +40,7 @@ type watchState struct {
 	defined     time.Time
 	marked      time.Time
 	rotated     time.Time
-	silent      time.Time // since when a hypervisor does not answer
+	silent      time.Time // since when nothing can be confirmed
 }
 
 // newDefinition reports whether def differs from the last one seen of the
@@ -108,15 +109,17 @@ func (a *attempt) tick(ctx context.Context) error {
 	}
 	now := time.Now()
 	if now.Sub(a.watch.marked) >= a.crashInterval() {
-		a.watch.marked = now
 		if _, err := a.cl.Marker(ctx, newPointID(), dr.CrashConsistent, ""); err != nil {
-			return fmt.Errorf("place marker: %w", err)
+			return a.tolerate(ctx, "place marker", err) // again with the next tick
 		}
+		a.watch.marked = now
 	}
 	if now.Sub(a.watch.defined) >= defineEvery {
 		a.watch.defined = now
-		if err := a.define(ctx); err != nil {
-			return err
+		ask, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		if err := a.define(ask); err != nil {
+			return a.tolerate(ctx, "record definitions", err)
 		}
 	}
 	if now.Sub(a.watch.rotated) >= rotateEvery {
@@ -156,12 +159,12 @@ func (a *attempt) look(ctx context.Context) error {
 	if a.streamed {
 		return nil
 	}
-	return a.lookAtSync(st, durable)
+	return a.lookAtSync(ctx, st, durable)
 }
 
 // lookAtSync moves from synchronising to streaming once the end of the
 // synchronisation is durable.
-func (a *attempt) lookAtSync(st capture.Status, durable dr.Position) error {
+func (a *attempt) lookAtSync(ctx context.Context, st capture.Status, durable dr.Position) error {
 	s := st.Sync
 	if s.Error != nil && !s.Running {
 		return fmt.Errorf("synchronise: %w", s.Error)
@@ -169,62 +172,72 @@ func (a *attempt) lookAtSync(st capture.Status, durable dr.Position) error {
 	if s.Ended == 0 || s.Epoch != st.Head.Epoch || st.Durable < s.Ended {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(a.g.ctx, hypervisorPatience)
-	defer cancel()
 	old := a.g.state().Bitmaps.synchronised(a.first)
-	if err := a.dropBitmaps(ctx, old); err != nil {
-		return err
-	}
-	err := a.g.save(func(st *state) {
-		st.Bitmaps.drop(len(old), durable)
-		st.Compare = false
+	err := a.letBitmapsGo(ctx, old, durable, func(s *state) {
+		s.Compare, s.Synced = false, epochOf(st.Head)
 	})
 	if err != nil {
 		return err
 	}
+	a.streaming()
+	return nil
+}
+
+// streaming is called once the synchronisation is durable.
+func (a *attempt) streaming() {
 	a.streamed = true
 	a.watch.rotated = time.Now()
 	a.g.show(func(p *progress) { p.phase, p.problem = control.PhaseStreaming, "" })
-	return nil
+}
+
+// epochOf is the position before the first entry of p's epoch.
+func epochOf(p dr.Position) dr.Position {
+	p.Seq = 0
+	return p
 }
 
 // beacon confirms the stream up to now: a moment is taken, then every
 // hypervisor is asked whether it still sends us everything, then the moment is
-// confirmed. It returns the beacon's position, zero when a hypervisor was
-// silent.
+// confirmed. It returns the beacon's position, zero when nothing can be
+// confirmed for the moment.
 func (a *attempt) beacon(ctx context.Context) (dr.Position, error) {
 	probe, err := a.cl.Probe(ctx)
 	if err != nil {
-		return dr.Position{}, fmt.Errorf("probe stream: %w", err)
+		return dr.Position{}, a.tolerate(ctx, "probe stream", err)
 	}
 	ask, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	for _, m := range members(a.spec) {
 		ok, err := a.g.cap.Attached(ask, m)
 		if err != nil {
-			return dr.Position{}, a.hypervisorSilent(m, err)
+			return dr.Position{}, a.tolerate(ctx, "ask the hypervisor of "+string(m), err)
 		}
 		if !ok {
 			return dr.Position{}, fmt.Errorf("the capture of %s has ended", m)
 		}
 	}
-	a.watch.silent = time.Time{}
 	pos, err := a.cl.Confirm(ctx, probe)
 	if err != nil {
-		return dr.Position{}, fmt.Errorf("confirm stream: %w", err)
+		return dr.Position{}, a.tolerate(ctx, "confirm stream", err)
 	}
+	a.watch.silent = time.Time{}
 	return pos, nil
 }
 
-// hypervisorSilent tolerates a hypervisor that does not answer for a while.
-func (a *attempt) hypervisorSilent(m dr.MachineName, err error) error {
+// tolerate bears for a while that something does not answer, or that the ring
+// has no room (the link is slow): nothing is confirmed meanwhile. Whether the
+// stream still stands is look's to find out.
+func (a *attempt) tolerate(ctx context.Context, what string, err error) error {
+	if ctx.Err() != nil || errors.Is(err, capture.ErrGone) {
+		return fmt.Errorf("%s: %w", what, err)
+	}
 	if a.watch.silent.IsZero() {
 		a.watch.silent = time.Now()
 	}
 	if time.Since(a.watch.silent) > silencePatience {
-		return fmt.Errorf("the hypervisor of %s does not answer: %w", m, err)
+		return fmt.Errorf("%s: no success for %s: %w", what, silencePatience, err)
 	}
-	a.g.cfg.Log.Debug("hypervisor silent", "machine", m, "error", err)
+	a.g.cfg.Log.Debug("not confirmed", "doing", what, "error", err)
 	return nil
 }
 
@@ -239,7 +252,8 @@ func (a *attempt) rotate(ctx context.Context) error {
 	}
 	p, err := a.cl.Marker(ctx, newPointID(), dr.CrashConsistent, "")
 	if err != nil {
-		return fmt.Errorf("place marker: %w", err)
+		// Without its marker the bitmap only makes the others stay longer.
+		return a.tolerate(ctx, "place marker", err)
 	}
 	if err := a.g.save(func(s *state) { s.Bitmaps.marked(p.Position) }); err != nil {
 		return err
@@ -248,40 +262,5 @@ func (a *attempt) rotate(ctx context.Context) error {
 	durable := a.g.last.durable
 	a.g.mu.Unlock()
 	old := a.g.state().Bitmaps.droppable(durable)
-	if err := a.dropBitmaps(ctx, old); err != nil {
-		return err
-	}
-	return a.g.save(func(s *state) { s.Bitmaps.drop(len(old), durable) })
-}
-
-// createPoint places a marker and waits until it can be chosen.
-func (a *attempt) createPoint(ctx context.Context, r control.CreatePointRequest) (dr.Point, error) {
-	if !a.streamed {
-		return dr.Point{}, problem.New(problem.OperationNotAllowed, "group %s is being synchronised", a.g.cfg.Group)
-	}
-	p, err := a.cl.Marker(ctx, newPointID(), r.Kind, r.Name)
-	if err != nil {
-		return dr.Point{}, fmt.Errorf("place marker: %w", err)
-	}
-	if err := a.settleBeacon(ctx); err != nil {
-		return dr.Point{}, err
-	}
-	return p, nil
-}
-
-// settleBeacon confirms all up to now and waits until that is durable.
-func (a *attempt) settleBeacon(ctx context.Context) error {
-	for {
-		pos, err := a.beacon(ctx)
-		if err != nil {
-			return err
-		}
-		if !pos.IsZero() {
-			break
-		}
-	}
-	if _, err := a.cl.Drain(ctx); err != nil {
-		return fmt.Errorf("wait for the standby: %w", err)
-	}
-	return nil
+	return a.letBitmapsGo(ctx, old, durable, func(*state) {})
 }

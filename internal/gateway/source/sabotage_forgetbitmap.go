@@ -1,0 +1,5 @@
+//go:build sabotage_forgetbitmap
+
+package source
+
+const sabotageForgetBitmap = true
