@@ -179,8 +179,9 @@ type ReplicationSpec struct {
 	CrashInterval time.Duration `json:"crashInterval"`
 	// Compression is "none" or "s2".
 	Compression string `json:"compression"`
-	// Rollback lists, by disk index, what the standby's disks are known to
-	// differ in apart from the source's own bitmaps; nil means unknown.
+	// Seed is what CreateJournal said of the standby's disks. A source that
+	// was committed at a position of the same stream knows what differs.
+	Seed dr.Position `json:"seed,omitzero"`
 	// StartStopped members are started (paused, attached, resumed).
 	StartStopped bool `json:"startStopped,omitempty"`
 }
@@ -239,6 +240,10 @@ type CreateJournalResult struct {
 	Seeded bool `json:"seeded"`
 	// PoweredOff lists machines that had to be stopped.
 	PoweredOff []dr.MachineName `json:"poweredOff,omitempty"`
+	// Seed is set when the content of the disks is known exactly: they were
+	// the source of a stream that ended clean and drained at this position,
+	// and nobody has written to them since.
+	Seed dr.Position `json:"seed,omitzero"`
 }
 
 // DeleteJournalRequest ends a journal.

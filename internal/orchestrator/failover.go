@@ -345,7 +345,7 @@ func discardMachines(ctx context.Context, r *run) error {
 }
 
 // resumeSource starts the fenced source again under the newest generation.
-func resumeSource(ctx context.Context, r *run) error { return r.replicate(ctx, true) }
+func resumeSource(ctx context.Context, r *run) error { return r.replicate(ctx, true, dr.Position{}) }
 
 // restoreSource brings the source back when a failover ended before the
 // generation was raised: its machines were shut down for nothing.
@@ -353,7 +353,7 @@ func restoreSource(ctx context.Context, r *run) error {
 	if !r.began("shut-down-source") || r.shutdown() == "skip" {
 		return nil
 	}
-	if err := r.replicate(control.WithPatience(ctx, prerequisitePatience), true); err != nil {
+	if err := r.replicate(control.WithPatience(ctx, prerequisitePatience), true, dr.Position{}); err != nil {
 		return fmt.Errorf("start the source machines again: %w", err)
 	}
 	return nil

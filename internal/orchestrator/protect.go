@@ -342,6 +342,9 @@ func createJournal(ctx context.Context, r *run) error {
 		return err
 	}
 	r.set("seeded", res.Seeded)
+	if !res.Seed.IsZero() {
+		r.set("seed", res.Seed.String())
+	}
 	if len(res.PoweredOff) > 0 {
 		r.set("poweredOff", res.PoweredOff)
 	}
@@ -353,12 +356,25 @@ func createJournal(ctx context.Context, r *run) error {
 }
 
 func startReplication(ctx context.Context, r *run) error {
-	return r.replicate(ctx, false)
+	return r.replicate(ctx, false, r.seed())
+}
+
+// seed is what the task before found out about the standby's disks; zero when
+// it is not known.
+func (r *run) seed() dr.Position {
+	for _, t := range r.job.Tasks {
+		if text, ok := t.Result["seed"].(string); ok && t.Name == "create-journal" {
+			if pos, err := dr.ParsePosition(text); err == nil {
+				return pos
+			}
+		}
+	}
+	return dr.Position{}
 }
 
 // replicate starts (or goes on with) the stream from the source to the
 // standby; startStopped also starts the source's machines.
-func (r *run) replicate(ctx context.Context, startStopped bool) error {
+func (r *run) replicate(ctx context.Context, startStopped bool, seed dr.Position) error {
 	inv, _, err := r.inventory(ctx, r.standby())
 	if err != nil {
 		return err
@@ -366,7 +382,7 @@ func (r *run) replicate(ctx context.Context, startStopped bool) error {
 	return r.source().StartReplication(r.long(ctx), r.origin(""), control.ReplicationSpec{
 		Group: r.group.ID, Generation: r.group.Generation, Disks: r.group.Disks,
 		Standby: r.group.Standby(), StandbyAddr: inv.DataAddr, Mode: control.SyncAuto,
-		CrashInterval: seconds(r.policy.CrashInterval), Compression: r.policy.Compression, StartStopped: startStopped,
+		CrashInterval: seconds(r.policy.CrashInterval), Compression: r.policy.Compression, StartStopped: startStopped, Seed: seed,
 	})
 }
 
