@@ -120,9 +120,9 @@ func progressText(g control.Progress) string {
 	if g.Total <= 0 {
 		return g.Text
 	}
-	done := min(max(g.Done, 0), g.Total)
-	n := int(done * barWidth / g.Total)
-	return fmt.Sprintf("[%s%s] %3d%% %s %s", strings.Repeat("=", n), strings.Repeat(" ", barWidth-n), done*100/g.Total, amounts(g), g.Text)
+	g.Done = min(max(g.Done, 0), g.Total)
+	n := int(g.Done * barWidth / g.Total)
+	return fmt.Sprintf("[%s%s] %3d%% %s %s", strings.Repeat("=", n), strings.Repeat(" ", barWidth-n), g.Done*100/g.Total, amounts(g), g.Text)
 }
 
 func amounts(g control.Progress) string {

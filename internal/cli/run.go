@@ -41,12 +41,15 @@ type app struct {
 
 // Run executes one command line and returns the exit code.
 func Run(ctx context.Context, args []string, s Streams) int {
-	a := newApp(s)
+	return newApp(s).execute(ctx, args)
+}
+
+func (a *app) execute(ctx context.Context, args []string) int {
 	root := a.newRoot()
-	root.SetArgs(args)
-	root.SetIn(s.In)
-	root.SetOut(s.Out)
-	root.SetErr(s.Err)
+	root.SetArgs(append([]string{}, args...)) // nil would mean os.Args
+	root.SetIn(a.In)
+	root.SetOut(a.Out)
+	root.SetErr(a.Err)
 	err := root.ExecuteContext(ctx)
 	if err != nil {
 		a.printError(err)

@@ -67,7 +67,7 @@ func (a *app) newWatch(kind string, read func(context.Context, *client.Client, s
 		complete = a.completeGroups
 	}
 	return &cobra.Command{
-		Use: "watch NAME", Short: "Follow the state of a " + kind + " until interrupted",
+		Use: "watch NAME", Short: "Follow the state of one " + kind + " until interrupted",
 		Long: `Print a line with state, health, RPO and progress whenever one of them changes; on a
 terminal the RPO is also shown in between, once a second. With -o json one object a line.`,
 		Example: fmt.Sprintf("  rebound %s watch shop\n  rebound %s watch shop -o json", kind, kind),
