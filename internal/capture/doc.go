@@ -20,6 +20,6 @@
 // The runtime directory of a group holds two Unix sockets, "control.sock"
 // (newline-delimited JSON, see Request) and "nbd.sock" (the exports, one a
 // disk), and "capture.lock", which the one process that serves the directory
-// holds. Nothing in it outlives the process but names. The gateway is the only caller: through Client and Supervisor; the
-// command line calls Run.
+// holds. Nothing in it outlives the process but names. The gateway is the only
+// caller: through Client and Start; the command line calls Run.
 package capture

@@ -1,7 +1,8 @@
 // Package sitetest is the conformance suite of package site: what every driver
-// must do, stated as tests. A driver's own tests call Run with a Factory; so
-// does "rebound site validate". The suite needs no guest operating system: a
-// machine whose disks are empty sits in its firmware.
+// must do, stated as tests. A driver's own tests call Run with a Factory. The
+// suite needs no guest operating system: a machine whose disks are empty sits
+// in its firmware. It covers Driver and BootFromView; capture needs guests that
+// write, and so tests of the driver's own.
 package sitetest
 
 import (
