@@ -136,7 +136,11 @@ func (c *checker) room(context.Context) {
 }
 
 func (c *checker) runDir(context.Context) {
-	run := filepath.Join(c.o.dir, "run")
+	run, err := filepath.Abs(filepath.Join(c.o.dir, "run"))
+	if err != nil {
+		c.add(checkFail, "sockets", "Give another --dir.", "%v", err)
+		return
+	}
 	if len(run) > maxRunDir {
 		c.add(checkFail, "sockets", "Give 'rebound gateway serve' a --run-dir with a shorter path.", "%s has %d bytes; at most %d fit before the names of sockets", run, len(run), maxRunDir)
 		return

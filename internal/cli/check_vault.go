@@ -55,7 +55,11 @@ func (c *checker) vault(ctx context.Context) {
 func (c *checker) clock(vault, sent, got time.Time) {
 	way := got.Sub(sent)
 	off := vault.Sub(sent.Add(way / 2))
-	text := fmt.Sprintf("the vault's is %s ahead of this host's, give or take %s", seconds(off.Seconds()), seconds(way.Seconds()/2))
+	side := "ahead of"
+	if off < 0 {
+		side = "behind"
+	}
+	text := fmt.Sprintf("the vault's is %s %s this host's, give or take %s", seconds(off.Abs().Seconds()), side, seconds(way.Seconds()/2))
 	c.skew("clock", off, text)
 }
 

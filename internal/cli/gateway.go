@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -59,9 +60,32 @@ starts need only --dir.`,
 // at most 107 bytes, and names of groups and sockets follow.
 const maxRunDir = 60
 
+// complete fills in what was left out and makes every path absolute:
+// hypervisors and captures are started in directories of their own.
+func (o *serveGateway) complete() error {
+	dir, err := filepath.Abs(o.dir)
+	if err != nil {
+		return usageError{fmt.Errorf("--dir: %w", err)}
+	}
+	o.dir = dir
+	if o.runDir, err = filepath.Abs(cmp.Or(o.runDir, filepath.Join(dir, "run"))); err != nil {
+		return usageError{fmt.Errorf("--run-dir: %w", err)}
+	}
+	if o.datastore, err = filepath.Abs(cmp.Or(o.datastore, filepath.Join(dir, "datastore"))); err != nil {
+		return usageError{fmt.Errorf("--datastore: %w", err)}
+	}
+	if len(o.runDir) > maxRunDir {
+		return usageError{fmt.Errorf("--run-dir %q has %d bytes, at most %d fit before the names of sockets", o.runDir, len(o.runDir), maxRunDir)}
+	}
+	return nil
+}
+
 func (a *app) runGateway(ctx context.Context, o serveGateway) error {
 	log, err := a.logger()
 	if err != nil {
+		return err
+	}
+	if err := o.complete(); err != nil {
 		return err
 	}
 	enr, bundle, ok, err := gateway.LoadEnrolment(o.dir)
@@ -75,15 +99,6 @@ func (a *app) runGateway(ctx context.Context, o serveGateway) error {
 		if enr, bundle, _, err = gateway.LoadEnrolment(o.dir); err != nil {
 			return err
 		}
-	}
-	if o.runDir == "" {
-		o.runDir = filepath.Join(o.dir, "run")
-	}
-	if len(o.runDir) > maxRunDir {
-		return usageError{fmt.Errorf("--run-dir %q has %d bytes, at most %d fit before the names of sockets", o.runDir, len(o.runDir), maxRunDir)}
-	}
-	if o.datastore == "" {
-		o.datastore = filepath.Join(o.dir, "datastore")
 	}
 	driver, err := qemu.New(qemu.Config{Dir: o.datastore, Accel: o.accel, Logger: log})
 	if err != nil {

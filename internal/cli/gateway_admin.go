@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 
 	"github.com/google/renameio/v2"
@@ -34,7 +35,12 @@ func (a *app) newGatewayList() *cobra.Command {
 	}
 }
 
-func clockText(offset float64) string { return fmt.Sprintf("%+.3f s", -offset) }
+// clockText says how far a gateway's clock is ahead of the vault's, to the
+// millisecond.
+func clockText(offset float64) string {
+	ms := math.Round(-offset*1000) + 0 // + 0: no negative zero
+	return fmt.Sprintf("%+.3f s", ms/1000)
+}
 
 func (a *app) newGatewayShow() *cobra.Command {
 	return &cobra.Command{

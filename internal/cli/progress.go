@@ -16,9 +16,10 @@ type jobProgress struct {
 	a       *app
 	live    bool
 	attempt int
-	told    map[string]bool   // tasks whose end is printed
-	tenth   map[string]string // last plain line of a running task
-	moving  bool              // a moving line stands on the terminal
+	told    map[string]bool      // tasks whose end is printed
+	tenth   map[string]string    // last plain line of a running task
+	since   map[string]time.Time // when a running task was first seen, for the moving line
+	moving  bool                 // a moving line stands on the terminal
 }
 
 func (a *app) newJobProgress() *jobProgress {
@@ -33,6 +34,7 @@ func (p *jobProgress) show(j rest.Job) {
 	p.begin(j)
 	p.clear()
 	var running *rest.Task
+	var runningKey string
 	for i := range j.Tasks {
 		t := &j.Tasks[i]
 		key := fmt.Sprint(i, t.Name)
@@ -41,13 +43,13 @@ func (p *jobProgress) show(j rest.Job) {
 			p.told[key] = true
 			p.ended(*t)
 		case t.State == rest.JobRunning && p.live:
-			running = t
+			running, runningKey = t, key
 		case t.State == rest.JobRunning:
 			p.plain(key, *t)
 		}
 	}
 	if running != nil {
-		p.move(*running)
+		p.move(runningKey, *running)
 	}
 }
 
@@ -56,7 +58,7 @@ func (p *jobProgress) begin(j rest.Job) {
 	if p.told != nil && p.attempt == j.Attempt {
 		return
 	}
-	p.attempt, p.told, p.tenth = j.Attempt, map[string]bool{}, map[string]string{}
+	p.attempt, p.told, p.tenth, p.since = j.Attempt, map[string]bool{}, map[string]string{}, map[string]time.Time{}
 	of := ""
 	if j.Group != "" {
 		of = " of " + string(j.Group)
@@ -103,9 +105,12 @@ func (p *jobProgress) plain(key string, t rest.Task) {
 }
 
 // move draws the running task's line over the last one.
-func (p *jobProgress) move(t rest.Task) {
+func (p *jobProgress) move(key string, t rest.Task) {
 	p.moving = true
-	fmt.Fprintf(p.a.Err, "\r\x1b[K  %-9s %-52s %s", "running", t.Title, progressText(t.Progress))
+	if p.since[key].IsZero() {
+		p.since[key] = time.Now()
+	}
+	fmt.Fprintf(p.a.Err, "\r\x1b[K  %-9s %-52s %8s %s", "running", t.Title, seconds(time.Since(p.since[key]).Truncate(time.Second).Seconds()), progressText(t.Progress))
 }
 
 func (p *jobProgress) clear() {
