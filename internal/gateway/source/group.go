@@ -75,7 +75,7 @@ func Open(ctx context.Context, cfg Config) (*Group, error) {
 	if !ok {
 		return nil, problem.New(problem.InvalidRequest, "this site cannot capture the writes of its machines")
 	}
-	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+	if err := statefile.MakeDir(cfg.Dir); err != nil {
 		return nil, fmt.Errorf("make source directory: %w", err)
 	}
 	g := &Group{cfg: cfg, cap: cap, ctx: ctx, last: progress{phase: control.PhaseIdle}}

@@ -9,6 +9,7 @@ import (
 	"rebound/internal/dr"
 	"rebound/internal/journal"
 	"rebound/internal/problem"
+	"rebound/internal/site"
 )
 
 // commit makes the recovered machines independent of the journal while they
@@ -20,14 +21,19 @@ func (g *group) commit(ctx context.Context, pos dr.Position, progress func(done,
 	g.work.Lock()
 	defer g.work.Unlock()
 	set := g.settings()
-	if set.Phase == phaseCommitted {
+	if set.Phase == phaseCommitted && set.Commit == pos {
 		return g.commitResult()
+	}
+	if set.Phase != phaseJournal && (set.Phase != phaseCommitting || set.Commit != pos) {
+		return control.CommitResult{}, problem.New(problem.OperationNotAllowed, "group %s is %s at %s, the commit is of %s", g.id, set.Phase, set.Commit, pos)
 	}
 	if err := checkCommit(set, pos); err != nil {
 		return control.CommitResult{}, err
 	}
-	if err := g.save(func(s *settings) { s.Phase, s.Commit = phaseCommitting, pos }); err != nil {
-		return control.CommitResult{}, err
+	if set.Phase == phaseJournal {
+		if err := g.beginCommit(ctx, pos); err != nil {
+			return control.CommitResult{}, err
+		}
 	}
 	if err := g.makeBases(ctx, pos, progress); err != nil {
 		return control.CommitResult{}, err
@@ -38,10 +44,27 @@ func (g *group) commit(ctx context.Context, pos dr.Position, progress func(done,
 	if err := g.save(func(s *settings) { s.Phase, s.Recovered = phaseCommitted, nil }); err != nil {
 		return control.CommitResult{}, err
 	}
+	g.event("Committed", "info", "group %s: its machines run on their own disks, of %s", g.id, pos)
 	if err := g.closeJournal(); err != nil {
 		return control.CommitResult{}, err
 	}
 	return g.commitResult()
+}
+
+// beginCommit records the decision, from which there is no way back, while the
+// machines run.
+func (g *group) beginCommit(ctx context.Context, pos dr.Position) error {
+	for _, r := range g.settings().Recovered {
+		m, err := g.host.cfg.Driver.Machine(ctx, r.Name)
+		if err != nil {
+			return fmt.Errorf("look at machine %s: %w", r.Name, err)
+		}
+		if m.State == site.Off || m.State == site.Unknown {
+			return problem.New(problem.MachineNotRunning, "%s is %s", r.Name, m.State)
+		}
+	}
+	gen := g.generation()
+	return g.save(func(s *settings) { s.Phase, s.Commit, s.Generation = phaseCommitting, pos, gen })
 }
 
 // ownerVM is a journal's owner once the machines have its bases.
@@ -69,8 +92,8 @@ func checkCommit(set settings, pos dr.Position) error {
 
 // makeBases folds the bases to pos and takes them out of the journal's hands.
 func (g *group) makeBases(ctx context.Context, pos dr.Position, progress func(done, total int64)) error {
-	if g.jrn.Status().Owner == ownerVM {
-		return nil
+	if g.jrn == nil {
+		return nil // released by an earlier attempt
 	}
 	if _, err := g.jrn.RollbackSet(pos); err != nil {
 		return fmt.Errorf("save what the old source holds beyond the point: %w", err)
@@ -83,9 +106,14 @@ func (g *group) makeBases(ctx context.Context, pos dr.Position, progress func(do
 			return err
 		}
 	}
+	g.stop() // nothing is taken any more
+	g.wg.Wait()
 	if err := g.jrn.Release(); err != nil {
 		return fmt.Errorf("release bases: %w", err)
 	}
+	g.mu.Lock()
+	g.jrn, g.recv = nil, nil
+	g.mu.Unlock()
 	return nil
 }
 

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"reflect"
+	"slices"
 	"time"
 
 	"rebound/internal/block"
@@ -21,30 +21,47 @@ import (
 // batches, the manifest, and some redo.
 const roomBeside = 1 << 30
 
-// created answers a repetition of the command that made the group.
+// created answers a repetition of the command that made the group. The source
+// may have been described anew meanwhile: the stream brings what is true.
 func (g *group) created(r control.CreateJournalRequest) (control.CreateJournalResult, bool, error) {
-	set := g.settings()
+	set, none := g.settings(), control.CreateJournalResult{}
+	old := set.Request
+	same := old.Generation == r.Generation && old.Source == r.Source && slices.Equal(old.Disks, r.Disks)
 	switch {
-	case reflect.DeepEqual(set.Request, r) && set.Phase == phaseJournal:
+	case same && set.Phase == phaseJournal:
 		return set.Result, true, nil
-	case set.Phase != phaseCommitted && r.Generation <= set.Request.Generation:
-		return control.CreateJournalResult{}, false, problem.New(problem.NameTaken, "group %s has a journal here already, of generation %d", g.id, set.Request.Generation)
-	case len(set.Recovered) > 0:
-		return control.CreateJournalResult{}, false, problem.New(problem.MachineRunning, "machines of group %s run on its journal", g.id)
+	case len(set.Recovered) > 0 || set.Phase == phaseCommitting:
+		return none, false, problem.New(problem.MachineRunning, "machines of group %s run on its journal", g.id)
+	case set.Phase != phaseCommitted && r.Generation <= g.generation():
+		return none, false, problem.New(problem.NameTaken, "group %s has a journal here already, of generation %d", g.id, g.generation())
 	}
-	return control.CreateJournalResult{}, false, nil
+	return none, false, nil
+}
+
+// checkCreate refuses what can be refused without changing anything.
+func checkCreate(ctx context.Context, d site.Driver, r control.CreateJournalRequest) error {
+	if err := checkRequest(r); err != nil {
+		return err
+	}
+	for _, def := range r.Definitions {
+		m, err := d.Machine(ctx, def.Name)
+		if problem.HasCode(err, problem.UnknownMachine) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("look at machine %s: %w", def.Name, err)
+		}
+		if err := sameMachine(m.Definition, def); err != nil {
+			return err
+		}
+	}
+	return checkRoom(ctx, d, r.Definitions)
 }
 
 // createGroup makes machines, bases and journal. It can be cut short anywhere
 // and repeated: the settings are written last.
 func createGroup(ctx context.Context, h *Host, r control.CreateJournalRequest) (*group, control.CreateJournalResult, error) {
 	var res control.CreateJournalResult
-	if err := checkRequest(r); err != nil {
-		return nil, res, err
-	}
-	if err := checkRoom(ctx, h.cfg.Driver, r.Definitions); err != nil {
-		return nil, res, err
-	}
 	for _, def := range r.Definitions {
 		ran, err := reserveMachine(ctx, h.cfg.Driver, def)
 		if err != nil {
@@ -75,6 +92,9 @@ func createGroup(ctx context.Context, h *Host, r control.CreateJournalRequest) (
 }
 
 func checkRequest(r control.CreateJournalRequest) error {
+	if err := dr.ValidName(string(r.Group)); err != nil {
+		return problem.Wrap(err, problem.InvalidName, "group %q", r.Group)
+	}
 	if len(r.Disks) == 0 {
 		return problem.New(problem.MachineHasNoDisks, "group %s has no disks", r.Group)
 	}
@@ -120,21 +140,24 @@ func reserveMachine(ctx context.Context, d site.Driver, def dr.Definition) (powe
 	case err != nil:
 		return false, err
 	default:
-		if err := sameDisks(m.Definition, def); err != nil {
+		if err := sameMachine(m.Definition, def); err != nil {
 			return false, err
 		}
-		if m.State != site.Off {
-			if err := d.Stop(ctx, def.Name, site.Hard, 10*time.Second); err != nil {
-				return false, fmt.Errorf("power off: %w", err)
-			}
-			poweredOff = true
+		// Also one that is off: its hypervisor may live, and hold the disks.
+		if err := d.Stop(ctx, def.Name, site.Hard, 10*time.Second); err != nil {
+			return false, fmt.Errorf("power off: %w", err)
 		}
+		poweredOff = m.State != site.Off
 	}
 	return poweredOff, d.SetStandby(ctx, def.Name, true)
 }
 
-// sameDisks refuses an existing machine whose disks are not the group's.
-func sameDisks(have, want dr.Definition) error {
+// sameMachine refuses an existing machine that is another one, or whose disks
+// are not the group's: it would be powered off and written over.
+func sameMachine(have, want dr.Definition) error {
+	if have.UUID != want.UUID {
+		return problem.New(problem.NameTaken, "another machine %s exists at the target (%s, want %s)", want.Name, have.UUID, want.UUID)
+	}
 	sizes := map[dr.DiskID]int64{}
 	for _, d := range have.Disks {
 		sizes[d.ID] = d.SizeBytes
@@ -191,7 +214,7 @@ func (g *group) createJournal(ctx context.Context, r control.CreateJournalReques
 	if err := os.RemoveAll(g.journalDir()); err != nil {
 		return nil, fmt.Errorf("clear journal directory: %w", err)
 	}
-	if err := os.MkdirAll(g.dir, 0o700); err != nil {
+	if err := statefile.MakeDir(g.dir); err != nil {
 		return nil, fmt.Errorf("make journal directory: %w", err)
 	}
 	return journal.Create(ctx, g.journalDir(), journal.Config{
@@ -200,36 +223,49 @@ func (g *group) createJournal(ctx context.Context, r control.CreateJournalReques
 	}, journal.Options{Logger: g.host.cfg.Log})
 }
 
-// releaseMachines gives the standby machines free before the journal goes.
+// releaseMachines gives the standby machines free before the journal goes. That
+// it goes is noted first: a journal some of whose machines are deleted is not
+// opened again.
 func (g *group) releaseMachines(ctx context.Context, keep bool) error {
+	for _, r := range g.settings().Recovered {
+		if !r.Test {
+			return problem.New(problem.MachineRunning, "%s runs on the journal of group %s: commit or undo the failover first", r.Name, g.id)
+		}
+		if err := g.discardRecovered(ctx, r.Name); err != nil {
+			return err
+		}
+	}
 	g.work.Lock()
 	defer g.work.Unlock()
-	for _, r := range g.settings().Recovered {
-		if r.Test {
-			if err := g.discardLocked(ctx, r.Name); err != nil {
-				return err
-			}
-			continue
-		}
-		return problem.New(problem.MachineRunning, "%s runs on the journal of group %s: commit or undo the failover first", r.Name, g.id)
+	switch set := g.settings(); {
+	case set.Phase == phaseCommitted:
+		return nil // the machines are nobody's standby any more
+	case set.Phase == phaseCommitting || len(set.Recovered) > 0:
+		return problem.New(problem.MachineRunning, "machines of group %s run on its journal", g.id)
 	}
-	committed := g.settings().Phase == phaseCommitted
+	if err := g.save(func(s *settings) { s.Phase = phaseDeleting }); err != nil {
+		return err
+	}
 	if err := g.closeJournal(); err != nil {
 		return err
 	}
-	if committed {
-		return nil // the machines are nobody's standby any more
-	}
 	for _, def := range g.settings().Request.Definitions {
-		if err := g.host.cfg.Driver.SetStandby(ctx, def.Name, false); err != nil {
-			return fmt.Errorf("release machine %s: %w", def.Name, err)
+		if err := g.releaseMachine(ctx, def.Name, keep); err != nil && !problem.HasCode(err, problem.UnknownMachine) {
+			return err // unknown: deleted by an earlier attempt
 		}
-		if keep {
-			continue
-		}
-		if err := g.host.cfg.Driver.Delete(ctx, def.Name, false); err != nil && !problem.HasCode(err, problem.UnknownMachine) {
-			return fmt.Errorf("delete machine %s: %w", def.Name, err)
-		}
+	}
+	return nil
+}
+
+func (g *group) releaseMachine(ctx context.Context, name dr.MachineName, keep bool) error {
+	if err := g.host.cfg.Driver.SetStandby(ctx, name, false); err != nil {
+		return fmt.Errorf("release machine %s: %w", name, err)
+	}
+	if keep {
+		return nil
+	}
+	if err := g.host.cfg.Driver.Delete(ctx, name, false); err != nil {
+		return fmt.Errorf("delete machine %s: %w", name, err)
 	}
 	return nil
 }

@@ -23,6 +23,8 @@ const (
 	// phaseCommitted: the machines own their disks; only the rollback set
 	// is left of the journal.
 	phaseCommitted phase = "committed"
+	// phaseDeleting: the journal goes, with its machines.
+	phaseDeleting phase = "deleting"
 )
 
 // settings are what a group keeps beside its journal.
@@ -32,6 +34,8 @@ type settings struct {
 	BasePaths []string                     `json:"basePaths"`
 	Phase     phase                        `json:"phase"`
 	Commit    dr.Position                  `json:"commit"`
+	// Generation is the journal's as of the commit, which ends the journal.
+	Generation dr.Generation `json:"generation,omitempty"`
 	// Recovered are the machines that run (or are being started) on views.
 	Recovered []recovered `json:"recovered,omitempty"`
 }
@@ -42,7 +46,7 @@ type group struct {
 	dir  string
 	host *Host
 
-	jrn   *journal.Journal // nil once committed
+	jrn   *journal.Journal // nil once the bases were released
 	views *viewServer
 	recv  *receiver
 	stop  context.CancelFunc
@@ -50,9 +54,14 @@ type group struct {
 
 	// work serialises commands; mu guards set for the reports that go on
 	// meanwhile.
-	work sync.Mutex
-	mu   sync.Mutex
-	set  settings
+	work  sync.Mutex
+	names nameLocks // of recovered machines; taken before work
+
+	saving  sync.Mutex // one save at a time
+	mu      sync.Mutex
+	set     settings
+	refused int64  // streams of an old generation
+	trouble string // why the journal does not work, for people
 }
 
 func (g *group) settingsPath() string { return filepath.Join(g.dir, "standby.json") }
@@ -66,8 +75,17 @@ func openGroup(ctx context.Context, h *Host, id dr.GroupID) (*group, error) {
 	if err != nil || !ok {
 		return nil, err
 	}
-	if g.set.Phase == phaseCommitted {
+	if g.set.Phase == phaseCommitted || g.set.Phase == phaseDeleting {
 		return g, nil
+	}
+	if g.set.Phase == phaseCommitting {
+		in, err := journal.Inspect(g.journalDir(), nil)
+		if err != nil {
+			return nil, err
+		}
+		if in.Owner == ownerVM { // cut short after the bases were released
+			return g, g.start(ctx, nil)
+		}
 	}
 	jrn, err := journal.Open(ctx, g.journalDir(), journal.Options{Logger: h.cfg.Log})
 	if err != nil {
@@ -79,30 +97,38 @@ func openGroup(ctx context.Context, h *Host, id dr.GroupID) (*group, error) {
 	return g, nil
 }
 
-// start serves the journal's views and takes streams.
+// start serves the journal's views and takes streams. Without a journal the
+// views are those of the bases. They are there before the first machine can
+// ask for them.
 func (g *group) start(ctx context.Context, jrn *journal.Journal) error {
 	views, err := newViewServer(filepath.Join(g.host.cfg.RunDir, "v-"+string(g.id)+".sock"), g.host.cfg.Log)
 	if err != nil {
 		return err
 	}
-	g.jrn, g.views = jrn, views
-	g.recv = newReceiver(jrn, g.host.cfg.Changed)
-	ctx, g.stop = context.WithCancel(context.WithoutCancel(ctx))
-	g.wg.Go(func() { g.recv.commitLoop(ctx, g.failed) })
-	if err := g.restoreViews(ctx); err != nil {
-		g.stop()
-		g.wg.Wait()
+	g.jrn, g.views, g.stop = jrn, views, func() {}
+	g.restoreViews(ctx)
+	if err := views.listen(); err != nil {
 		return errors.Join(err, views.close())
 	}
+	if jrn == nil {
+		return nil
+	}
+	g.recv = newReceiver(g, jrn)
+	ctx, g.stop = context.WithCancel(context.WithoutCancel(ctx))
+	g.wg.Go(func() { g.recv.commitLoop(ctx, g.failed) })
 	return nil
 }
 
 // failed is told when the journal's volume failed under it.
 func (g *group) failed(err error) {
-	g.host.cfg.Event(control.Event{
-		Code: "JournalFailed", Severity: "critical", Group: g.id,
-		Text: fmt.Sprintf("the journal of group %s cannot be written any more: %v", g.id, err),
-	})
+	g.mu.Lock()
+	g.trouble = err.Error()
+	g.mu.Unlock()
+	g.event("JournalFailed", "critical", "the journal of group %s cannot be written any more, its gateway must be restarted: %v", g.id, err)
+}
+
+func (g *group) event(code, severity, format string, args ...any) {
+	g.host.cfg.Event(control.Event{Code: code, Severity: severity, Group: g.id, Text: fmt.Sprintf(format, args...)})
 }
 
 func (g *group) close() error {
@@ -113,20 +139,25 @@ func (g *group) close() error {
 
 // closeJournal lets go of views and journal; the caller holds work.
 func (g *group) closeJournal() error {
-	if g.jrn == nil {
+	if g.views == nil {
 		return nil
 	}
 	g.stop()
 	g.wg.Wait()
-	err := errors.Join(g.views.close(), g.jrn.Close())
+	err := g.views.close()
+	if g.jrn != nil {
+		err = errors.Join(err, g.jrn.Close())
+	}
 	g.mu.Lock()
 	g.jrn, g.views, g.recv = nil, nil, nil
 	g.mu.Unlock()
 	return err
 }
 
-// save changes the settings, durably; the caller holds work.
+// save changes the settings, durably.
 func (g *group) save(change func(*settings)) error {
+	g.saving.Lock()
+	defer g.saving.Unlock()
 	g.mu.Lock()
 	next := g.set
 	next.Recovered = append([]recovered(nil), g.set.Recovered...)
@@ -158,10 +189,21 @@ func (g *group) open() (*journal.Journal, error) {
 	return g.jrn, nil
 }
 
+// generation is the newest that was made durable here.
+func (g *group) generation() dr.Generation {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	gen := max(g.set.Generation, g.set.Request.Generation)
+	if g.jrn != nil {
+		gen = max(gen, g.jrn.Status().Generation)
+	}
+	return gen
+}
+
 // reserves reports whether the machine is the group's standby here.
 func (g *group) reserves(m dr.MachineName) bool {
 	set := g.settings()
-	if set.Phase == phaseCommitted {
+	if set.Phase == phaseCommitted || set.Phase == phaseDeleting {
 		return false
 	}
 	for _, d := range set.Request.Definitions {
@@ -172,17 +214,20 @@ func (g *group) reserves(m dr.MachineName) bool {
 	return false
 }
 
+// maintain folds and prunes. It does not wait for commands, nor they for it:
+// the journal has its own locks.
 func (g *group) maintain(ctx context.Context) error {
-	g.work.Lock()
-	defer g.work.Unlock()
 	jrn, err := g.open()
 	if err != nil || g.settings().Phase != phaseJournal {
 		return nil // nothing is kept any more
 	}
 	if _, err := jrn.Fold(ctx, dr.Position{}); err != nil {
+		if errors.Is(err, journal.ErrClosed) {
+			return nil
+		}
 		return fmt.Errorf("fold: %w", err)
 	}
-	if _, err := jrn.Prune(ctx); err != nil {
+	if _, err := jrn.Prune(ctx); err != nil && !errors.Is(err, journal.ErrClosed) {
 		return fmt.Errorf("prune: %w", err)
 	}
 	return nil
@@ -200,6 +245,7 @@ func (g *group) seal(ctx context.Context, gen dr.Generation) (control.SealResult
 	if err := g.host.fence(ctx, g.id, gen); err != nil {
 		return control.SealResult{}, fmt.Errorf("close old streams of group %s: %w", g.id, err)
 	}
+	g.event("Sealed", "info", "group %s: generation %d, nothing older is taken", g.id, gen)
 	return control.SealResult{Durable: durable, Confirmed: confirmed}, nil
 }
 
@@ -233,13 +279,23 @@ func (g *group) resolve(sel dr.PointSelector) (control.Resolved, error) {
 func (g *group) report() control.GroupReport {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	rep := control.GroupReport{Group: g.id, Generation: g.set.Request.Generation, Phase: control.PhaseIdle}
-	if g.jrn == nil || g.set.Phase == phaseCommitted {
+	rep := control.GroupReport{
+		Group: g.id, Generation: max(g.set.Generation, g.set.Request.Generation), Phase: control.PhaseIdle, Problem: g.trouble,
+	}
+	rep.Counters.StaleFrames = g.refused
+	if g.set.Phase == phaseCommitting {
+		rep.Phase = control.PhaseCommitting
+	}
+	if g.jrn == nil || g.recv == nil {
 		return rep
 	}
 	st := g.jrn.Status()
 	rep.Generation, rep.Confirmed, rep.ConfirmedTime, rep.Durable = st.Generation, st.Confirmed, st.ConfirmedTime, st.Durable
-	rep.Points, rep.JournalBytes, rep.Counters.StaleFrames = st.Points, st.Bytes, st.StaleFrames
+	rep.Points, rep.JournalBytes = st.Points, st.Bytes
+	rep.Counters.StaleFrames += st.StaleFrames
+	if newest := g.jrn.Points(journal.Filter{Limit: 1}); len(newest) > 0 {
+		rep.NewestPointTime = newest[0].Time
+	}
 	switch {
 	case g.set.Phase == phaseCommitting:
 		rep.Phase = control.PhaseCommitting

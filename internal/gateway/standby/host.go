@@ -15,6 +15,7 @@ import (
 
 	"rebound/internal/control"
 	"rebound/internal/dr"
+	"rebound/internal/gateway/statefile"
 	"rebound/internal/problem"
 	"rebound/internal/site"
 )
@@ -41,17 +42,22 @@ type Host struct {
 	boot  site.BootFromView // nil where the driver cannot
 	fence func(context.Context, dr.GroupID, dr.Generation) error
 
+	admin sync.Mutex // groups are made and deleted one at a time
+
 	mu     sync.Mutex
 	groups map[dr.GroupID]*group
+	// broken are groups whose folder cannot be used. They stay as they are.
+	broken map[dr.GroupID]error
 }
 
 // Open opens every journal in cfg.Dir and serves the views that are
-// registered in them.
+// registered in them. A journal that cannot be opened is reported and left as it
+// is; the others are served.
 func Open(ctx context.Context, cfg Config) (*Host, error) {
-	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+	if err := statefile.MakeDir(cfg.Dir); err != nil {
 		return nil, fmt.Errorf("make journal directory: %w", err)
 	}
-	h := &Host{cfg: cfg, groups: map[dr.GroupID]*group{}, fence: noFence}
+	h := &Host{cfg: cfg, groups: map[dr.GroupID]*group{}, broken: map[dr.GroupID]error{}, fence: noFence}
 	if b, ok := cfg.Driver.(site.BootFromView); ok {
 		h.boot = b
 	}
@@ -59,16 +65,32 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list journals: %w", err)
 	}
+	// All at the same time: machines wait for their views.
+	var wg sync.WaitGroup
 	for _, e := range entries {
-		g, err := openGroup(ctx, h, dr.GroupID(e.Name()))
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("open journal of group %s: %w", e.Name(), err), h.Close())
-		}
-		if g != nil {
-			h.groups[g.id] = g
+		if e.IsDir() {
+			wg.Go(func() { h.openOne(ctx, dr.GroupID(e.Name())) })
 		}
 	}
+	wg.Wait()
 	return h, nil
+}
+
+func (h *Host) openOne(ctx context.Context, id dr.GroupID) {
+	g, err := openGroup(ctx, h, id)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case err != nil:
+		h.broken[id] = err
+		h.cfg.Log.Error("open journal", "group", id, "error", err)
+		h.cfg.Event(control.Event{
+			Code: "JournalDamaged", Severity: "critical", Group: id,
+			Text: fmt.Sprintf("the journal of group %s cannot be opened: %v", id, err),
+		})
+	case g != nil:
+		h.groups[id] = g
+	}
 }
 
 func noFence(context.Context, dr.GroupID, dr.Generation) error { return nil }
@@ -128,6 +150,9 @@ func (h *Host) find(id dr.GroupID) (*group, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	g := h.groups[id]
+	if err := h.broken[id]; err != nil {
+		return nil, problem.Wrap(err, problem.JournalDamaged, "the journal of group %s cannot be opened", id)
+	}
 	if g == nil {
 		return nil, problem.New(problem.UnknownGroup, "no journal of group %q is kept here", id)
 	}
@@ -151,18 +176,42 @@ func (h *Host) Reports() []control.GroupReport {
 	for _, g := range all {
 		out = append(out, g.report())
 	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for id, err := range h.broken {
+		out = append(out, control.GroupReport{Group: id, Phase: control.PhaseIdle, Problem: err.Error()})
+	}
 	return out
+}
+
+// Generation returns the newest generation of a group that was made durable
+// here; 0 where there is none.
+func (h *Host) Generation(id dr.GroupID) dr.Generation {
+	g, err := h.find(id)
+	if err != nil {
+		return 0
+	}
+	return g.generation()
 }
 
 // Create makes a group's journal.
 func (h *Host) Create(ctx context.Context, r control.CreateJournalRequest) (control.CreateJournalResult, error) {
-	h.mu.Lock()
-	old := h.groups[r.Group]
-	h.mu.Unlock()
+	h.admin.Lock()
+	defer h.admin.Unlock()
+	old, err := h.find(r.Group)
+	if err != nil && !problem.HasCode(err, problem.UnknownGroup) {
+		return control.CreateJournalResult{}, err // it may be all that is left
+	}
 	if old != nil {
 		if res, done, err := old.created(r); done || err != nil {
 			return res, err
 		}
+	}
+	// What can be refused is refused before anything is changed.
+	if err := checkCreate(ctx, h.cfg.Driver, r); err != nil {
+		return control.CreateJournalResult{}, err
+	}
+	if old != nil {
 		if err := h.remove(old); err != nil {
 			return control.CreateJournalResult{}, err
 		}
@@ -180,6 +229,8 @@ func (h *Host) Create(ctx context.Context, r control.CreateJournalRequest) (cont
 // Delete ends a journal and gives its machines free; with KeepMachines unset
 // they are deleted too, unless they run.
 func (h *Host) Delete(ctx context.Context, r control.DeleteJournalRequest) error {
+	h.admin.Lock()
+	defer h.admin.Unlock()
 	g, err := h.find(r.Group)
 	if problem.HasCode(err, problem.UnknownGroup) {
 		return nil // deleted by an earlier attempt

@@ -39,8 +39,14 @@ func (h *Host) Admit(_ context.Context, peer link.Peer, hello *link.Hello) error
 	if err != nil {
 		return err
 	}
-	if gen := jrn.Status().Generation; hello.Generation != gen {
+	switch gen := jrn.Status().Generation; {
+	case hello.Generation < gen && !sabotageStaleGeneration:
+		g.mu.Lock()
+		g.refused++
+		g.mu.Unlock()
 		return problem.New(problem.StaleGeneration, "group %s is at generation %d, the stream is of %d", g.id, gen, hello.Generation)
+	case hello.Generation > gen:
+		return problem.New(problem.OperationNotAllowed, "group %s is at generation %d here, the stream is of %d: it is to be sealed first", g.id, gen, hello.Generation)
 	}
 	return nil
 }
@@ -55,7 +61,13 @@ func (h *Host) OpenStream(_ context.Context, _ link.Peer, hello *link.Hello, dur
 	if err != nil {
 		return link.Welcome{}, nil, err
 	}
-	return g.recv.openStream(jrn, hello, durable)
+	g.mu.Lock()
+	recv := g.recv
+	g.mu.Unlock()
+	if recv == nil {
+		return link.Welcome{}, nil, problem.New(problem.OperationNotAllowed, "the journal of group %s is being closed", g.id)
+	}
+	return recv.openStream(jrn, hello, durable)
 }
 
 // OpenCompare answers what the head views hold (link.Handler).
@@ -73,15 +85,16 @@ func (h *Host) OpenCompare(_ context.Context, _ link.Peer, hello *link.Hello) (l
 
 // receiver takes a group's stream into its journal, one connection at a time.
 type receiver struct {
-	jrn     *journal.Journal
-	changed func()
+	g   *group
+	jrn *journal.Journal
 
 	mu   sync.Mutex
 	sink *sink
+	full bool // the last frame found no room
 }
 
-func newReceiver(jrn *journal.Journal, changed func()) *receiver {
-	return &receiver{jrn: jrn, changed: changed}
+func newReceiver(g *group, jrn *journal.Journal) *receiver {
+	return &receiver{g: g, jrn: jrn}
 }
 
 // sink is one connection's way into the journal (link.StreamSink).
@@ -114,7 +127,7 @@ func (r *receiver) openStream(jrn *journal.Journal, hello *link.Hello, durable f
 	r.mu.Lock()
 	r.sink = s
 	r.mu.Unlock()
-	r.changed()
+	r.g.host.cfg.Changed()
 	return w, s, nil
 }
 
@@ -140,8 +153,27 @@ func (r *receiver) commitLoop(ctx context.Context, failed func(error)) {
 	}
 }
 
-// Append takes one frame.
-func (s *sink) Append(_ context.Context, frame []byte) error { return s.r.jrn.Append(frame) }
+// Append takes one frame. Without room the stream ends and comes again; older
+// points stay, and it goes on by itself when there is room.
+func (s *sink) Append(_ context.Context, frame []byte) error {
+	err := s.r.jrn.Append(frame)
+	s.r.room(!problem.HasCode(err, problem.NoRoom))
+	return err
+}
+
+// room tells once that there is none, and once that there is again.
+func (r *receiver) room(ok bool) {
+	r.mu.Lock()
+	changed := r.full == ok
+	r.full = !ok
+	r.mu.Unlock()
+	switch {
+	case changed && ok:
+		r.g.event("JournalHasRoom", "info", "the journal of group %s has room again", r.g.id)
+	case changed:
+		r.g.event("JournalFull", "critical", "the journal of group %s has no room left: nothing new is confirmed, older points stay", r.g.id)
+	}
+}
 
 // Close lets the next connection have the journal.
 func (s *sink) Close() error {
@@ -150,6 +182,6 @@ func (s *sink) Close() error {
 		s.r.sink = nil
 	}
 	s.r.mu.Unlock()
-	s.r.changed()
+	s.r.g.host.cfg.Changed()
 	return nil
 }

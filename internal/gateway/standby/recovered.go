@@ -44,43 +44,59 @@ func (s settings) find(name dr.MachineName) (recovered, bool) {
 // them. What is on disk at each step lets a repetition finish or discard it:
 // first our own record and the pin, then the machine.
 func (g *group) startRecovered(ctx context.Context, r control.StartRecoveredRequest) (control.Recovered, error) {
-	g.work.Lock()
-	defer g.work.Unlock()
-	jrn, err := g.open()
-	if err != nil {
-		return control.Recovered{}, err
-	}
 	if g.host.boot == nil {
 		return control.Recovered{}, problem.New(problem.InvalidRequest, "this site cannot start machines from a journal's view")
 	}
 	want := recovered{Machine: r.Machine, Name: siteName(r.Machine, r.Test), Test: r.Test, Position: r.Position, Network: r.Network}
-	if have, ok := g.settings().find(want.Name); ok {
-		if have.Position != want.Position {
-			return control.Recovered{}, problem.New(problem.MachineRunning, "%s runs at %s, asked for %s: discard it first", want.Name, have.Position, want.Position)
-		}
-		if !have.Started.IsZero() {
-			return control.Recovered{Machine: have.Name, Started: have.Started}, nil
-		}
+	defer g.names.lock(want.Name)()
+	spec, started, err := g.prepareRecovered(ctx, want)
+	if err != nil || !started.IsZero() {
+		return control.Recovered{Machine: want.Name, Started: started}, err
 	}
-	def, err := g.definitionAt(jrn, want)
-	if err != nil {
-		return control.Recovered{}, err
-	}
-	if err := g.pin(jrn, want); err != nil {
-		return control.Recovered{}, err
-	}
-	if err := g.serveViews(ctx, want); err != nil {
-		return control.Recovered{}, err
-	}
-	name, err := g.host.boot.StartRecovered(ctx, site.RecoveredSpec{Definition: def, Disks: g.viewDisks(want), Test: want.Test, Network: want.Network})
+	name, err := g.host.boot.StartRecovered(ctx, spec)
 	if err != nil {
 		return control.Recovered{}, fmt.Errorf("start %s on its view: %w", want.Name, err)
 	}
+	g.work.Lock()
+	defer g.work.Unlock()
 	want.Started = time.Now().UTC()
 	if err := g.save(func(s *settings) { s.put(want) }); err != nil {
 		return control.Recovered{}, err
 	}
+	g.event("MachineRecovered", "info", "%s runs on the journal of group %s at %s", want.Name, g.id, want.Position)
 	return control.Recovered{Machine: name, Started: want.Started}, nil
+}
+
+// prepareRecovered pins the position and serves the disks; started is when the
+// machine was started by an earlier attempt.
+func (g *group) prepareRecovered(ctx context.Context, want recovered) (spec site.RecoveredSpec, started time.Time, err error) {
+	g.work.Lock()
+	defer g.work.Unlock()
+	jrn, err := g.open()
+	if err != nil {
+		return spec, started, err
+	}
+	if phase := g.settings().Phase; phase != phaseJournal {
+		return spec, started, problem.New(problem.OperationNotAllowed, "the journal of group %s is in phase %s", g.id, phase)
+	}
+	have, ok := g.settings().find(want.Name)
+	if ok && have.Position != want.Position {
+		return spec, started, problem.New(problem.MachineRunning, "%s runs at %s, asked for %s: discard it first", want.Name, have.Position, want.Position)
+	}
+	if ok && !have.Started.IsZero() {
+		return spec, have.Started, nil
+	}
+	def, err := g.definitionAt(ctx, jrn, want)
+	if err != nil {
+		return spec, started, err
+	}
+	if err := g.pin(jrn, want); err != nil {
+		return spec, started, err
+	}
+	if err := g.serveViews(ctx, want); err != nil {
+		return spec, started, err
+	}
+	return site.RecoveredSpec{Definition: def, Disks: g.viewDisks(want), Test: want.Test, Network: want.Network}, started, nil
 }
 
 // pin records the machine and registers its view, so that the position stays
@@ -108,7 +124,7 @@ func (s *settings) drop(name dr.MachineName) {
 
 // definitionAt returns the machine's definition of the moment, with networks
 // that exist here.
-func (g *group) definitionAt(jrn *journal.Journal, r recovered) (dr.Definition, error) {
+func (g *group) definitionAt(ctx context.Context, jrn *journal.Journal, r recovered) (dr.Definition, error) {
 	res, err := jrn.Resolve(dr.PointSelector("@" + r.Position.String()))
 	if err != nil {
 		return dr.Definition{}, err
@@ -119,22 +135,26 @@ func (g *group) definitionAt(jrn *journal.Journal, r recovered) (dr.Definition, 
 	}
 	def := res.Definitions[i]
 	def.NICs = slices.Clone(def.NICs)
-	if !r.Test && r.Network != "" {
-		for n := range def.NICs {
+	if r.Test || r.Network == "" {
+		return def, nil
+	}
+	networks, err := g.host.cfg.Driver.Networks(ctx)
+	if err != nil {
+		return dr.Definition{}, fmt.Errorf("list networks: %w", err)
+	}
+	for n := range def.NICs {
+		if !slices.ContainsFunc(networks, func(x site.Network) bool { return x.Name == def.NICs[n].Network }) {
 			def.NICs[n].Network = r.Network
 		}
 	}
 	return def, nil
 }
 
+// discardRecovered stops and deletes a recovered machine, then its views.
 func (g *group) discardRecovered(ctx context.Context, name dr.MachineName) error {
+	defer g.names.lock(name)()
 	g.work.Lock()
 	defer g.work.Unlock()
-	return g.discardLocked(ctx, name)
-}
-
-// discardLocked stops and deletes a recovered machine, then its views.
-func (g *group) discardLocked(ctx context.Context, name dr.MachineName) error {
 	r, ok := g.settings().find(name)
 	if !ok {
 		return nil
@@ -148,5 +168,9 @@ func (g *group) discardLocked(ctx context.Context, name dr.MachineName) error {
 	if err := g.dropViews(ctx, r); err != nil {
 		return err
 	}
-	return g.save(func(s *settings) { s.drop(name) })
+	if err := g.save(func(s *settings) { s.drop(name) }); err != nil {
+		return err
+	}
+	g.event("MachineDiscarded", "info", "%s was stopped and what it wrote discarded", name)
+	return nil
 }

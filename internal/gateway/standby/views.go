@@ -12,7 +12,6 @@ import (
 
 	"rebound/internal/block"
 	"rebound/internal/dr"
-	"rebound/internal/journal"
 	"rebound/internal/nbd"
 	"rebound/internal/site"
 )
@@ -22,6 +21,7 @@ import (
 type viewServer struct {
 	path   string
 	srv    *nbd.Server
+	log    *slog.Logger
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
@@ -37,18 +37,23 @@ func newViewServer(path string, log *slog.Logger) (*viewServer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("serve views: %w", err)
 	}
-	lis, err := net.Listen("unix", path)
+	return &viewServer{path: path, srv: srv, log: log, cancel: func() {}, devices: map[string]*swapDevice{}}, nil
+}
+
+// listen begins to answer. Machines that were waiting ask at once.
+func (v *viewServer) listen() error {
+	lis, err := net.Listen("unix", v.path)
 	if err != nil {
-		return nil, fmt.Errorf("serve views: %w", err)
+		return fmt.Errorf("serve views: %w", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	v := &viewServer{path: path, srv: srv, cancel: cancel, devices: map[string]*swapDevice{}}
+	v.cancel = cancel
 	v.wg.Go(func() {
-		if err := srv.Serve(ctx, lis); err != nil && ctx.Err() == nil {
-			log.Error("serve views", "socket", path, "error", err)
+		if err := v.srv.Serve(ctx, lis); err != nil && ctx.Err() == nil {
+			v.log.Error("serve views", "socket", v.path, "error", err)
 		}
 	})
-	return v, nil
+	return nil
 }
 
 // exportName names one disk of one view.
@@ -143,7 +148,7 @@ func (g *group) serveViews(ctx context.Context, r recovered) error {
 // openView opens a view, or the base itself once that is what the view shows
 // and the journal has let go of it.
 func (g *group) openView(ctx context.Context, disk uint16, pos dr.Position) (readable, error) {
-	if g.jrn.Status().Owner == ownerVM {
+	if g.jrn == nil {
 		return g.openBase(disk)
 	}
 	return g.jrn.OpenView(ctx, pos, disk)
@@ -180,7 +185,11 @@ func (g *group) dropViews(ctx context.Context, r recovered) error {
 			return err
 		}
 	}
-	if err := g.jrn.DropView(string(r.Name)); err != nil && !errors.Is(err, journal.ErrClosed) {
+	jrn, err := g.open()
+	if err != nil {
+		return err
+	}
+	if err := jrn.DropView(string(r.Name)); err != nil {
 		return err
 	}
 	return nil
@@ -197,7 +206,17 @@ func (g *group) viewDisks(r recovered) []site.ViewDisk {
 	return out
 }
 
-// restoreViews serves again what was served when the process before ended.
-func (g *group) restoreViews(ctx context.Context) error {
-	return each(ctx, g.settings().Recovered, g.serveViews)
+// restoreViews serves again what was served when the process before ended. A
+// view that cannot be opened keeps its machine waiting, and no other one.
+func (g *group) restoreViews(ctx context.Context) {
+	var wg sync.WaitGroup
+	for _, r := range g.settings().Recovered {
+		wg.Go(func() {
+			if err := g.serveViews(ctx, r); err != nil {
+				g.host.cfg.Log.Error("serve views again", "group", g.id, "machine", r.Name, "error", err)
+				g.event("ViewFailed", "critical", "the disks of %s, which runs on the journal, cannot be served: %v", r.Name, err)
+			}
+		})
+	}
+	wg.Wait()
 }

@@ -79,6 +79,24 @@ func Remove(path string) error {
 	return syncDir(filepath.Dir(path))
 }
 
+// MakeDir makes a directory, with those above it that are missing; each is
+// durable on return.
+func MakeDir(dir string) error {
+	dir = filepath.Clean(dir)
+	if info, err := os.Stat(dir); err == nil && info.IsDir() {
+		return nil
+	}
+	if parent := filepath.Dir(dir); parent != dir {
+		if err := MakeDir(parent); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("make directory: %w", err)
+	}
+	return syncDir(filepath.Dir(dir))
+}
+
 func sum(b []byte) uint32 { return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }
 
 func syncDir(dir string) error {

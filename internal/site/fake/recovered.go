@@ -247,3 +247,31 @@ func (d *Driver) commit(ctx context.Context, m *machine, bases map[dr.DiskID]str
 	m.def, m.standby, m.recovered = m.recovered.spec.Definition, false, nil
 	return nil
 }
+
+// ReopenViews connects every machine that runs on views to their servers again,
+// as a hypervisor does by itself when they are back.
+func (d *Driver) ReopenViews(ctx context.Context) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, m := range d.machines {
+		if m.recovered == nil {
+			continue
+		}
+		for _, v := range m.recovered.spec.Disks {
+			o := m.recovered.overlays[v.Disk]
+			if o == nil {
+				continue
+			}
+			view, err := d.opts.View(ctx, v)
+			if err != nil {
+				return fmt.Errorf("reopen view of disk %s of machine %s: %w", v.Disk, m.name, err)
+			}
+			o.mu.Lock()
+			old := o.view
+			o.view = view
+			o.mu.Unlock()
+			_ = old.Close() // its server is gone
+		}
+	}
+	return nil
+}

@@ -1,0 +1,5 @@
+//go:build sabotage_stalegeneration
+
+package standby
+
+const sabotageStaleGeneration = true
