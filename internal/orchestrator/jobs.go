@@ -142,6 +142,8 @@ func checkRequest(s StartRequest) error {
 		return problem.New(problem.InvalidRequest, "change-point needs a point")
 	case op == lifecycle.TestFailover && r.Network == "":
 		return problem.New(problem.InvalidRequest, "test-failover needs a network")
+	case r.AppConsistent:
+		return problem.New(problem.InvalidRequest, "points with frozen file systems are not made yet; leave appConsistent out for a crash-consistent one")
 	case op == lifecycle.CreatePoint && r.Name == "":
 		return problem.New(problem.InvalidRequest, "create-point needs a name")
 	case r.Mode == "planned" && r.Point != "" && r.Point != dr.Latest:

@@ -272,6 +272,7 @@ func (s *Server) machineRoutes(api huma.API) {
 		})
 		return &reply[rest.Machine]{out}, err
 	})
+	s.powerRoutes(api)
 	add(api, route("contributor", "POST", "/machines/import", "import-machine", "Take in a machine that somebody else started"), s.importMachine)
 	protect := route("contributor", "POST", "/machines/protect", "protect-machines", "Protect machines as one group")
 	protect.DefaultStatus = 202
@@ -314,12 +315,31 @@ func (s *Server) agentView(tx *store.Tx, m dr.MachineName) (*rest.Agent, error) 
 
 func (s *Server) importMachine(ctx context.Context, in *struct{ Body rest.ImportMachine }) (*reply[rest.Machine], error) {
 	b := in.Body
-	var gw dr.GatewayID
-	err := s.view(ctx, func(tx *store.Tx) error {
-		if _, err := tx.Site(b.Site); err != nil {
-			return notFound(err, problem.UnknownSite, "there is no site %q", b.Site)
+	gw, err := s.gatewayAt(ctx, b.Site)
+	if err != nil {
+		return nil, err
+	}
+	m, err := s.Hub.Commands(gw).ImportMachine(ctx, s.origin("import"), control.ImportRequest{QMPSocket: b.QMPSocket, Name: b.Name})
+	if err != nil {
+		return nil, err
+	}
+	row := store.Machine{Machine: m, Site: b.Site, Gateway: gw, SeenAt: s.Now().UTC()}
+	err = s.Store.Update(context.WithoutCancel(ctx), func(tx *store.Tx) error { return tx.PutMachine(row) })
+	return &reply[rest.Machine]{rest.Machine{Machine: m, Site: b.Site}}, err
+}
+
+// origin stands for a command that belongs to no job.
+func (s *Server) origin(task string) control.Origin {
+	return control.Origin{Job: dr.JobID(task + "-" + uuid.NewString()), Task: task, Lease: s.Jobs.Lease()}
+}
+
+// gatewayAt returns a connected gateway of a site.
+func (s *Server) gatewayAt(ctx context.Context, site dr.SiteID) (gw dr.GatewayID, err error) {
+	err = s.view(ctx, func(tx *store.Tx) error {
+		if _, err := tx.Site(site); err != nil {
+			return notFound(err, problem.UnknownSite, "there is no site %q", site)
 		}
-		rows, err := tx.Gateways(b.Site)
+		rows, err := tx.Gateways(site)
 		for _, g := range rows {
 			if s.Hub.Connected(g.ID) {
 				gw = g.ID
@@ -327,18 +347,8 @@ func (s *Server) importMachine(ctx context.Context, in *struct{ Body rest.Import
 		}
 		return err
 	})
-	if err != nil {
-		return nil, err
+	if err == nil && gw == "" {
+		err = problem.New(problem.GatewayUnreachable, "no gateway of site %s is connected", site)
 	}
-	if gw == "" {
-		return nil, problem.New(problem.GatewayUnreachable, "no gateway of site %s is connected", b.Site)
-	}
-	o := control.Origin{Job: dr.JobID("import-" + uuid.NewString()), Task: "import", Lease: s.Jobs.Lease()}
-	m, err := s.Hub.Commands(gw).ImportMachine(ctx, o, control.ImportRequest{QMPSocket: b.QMPSocket, Name: b.Name})
-	if err != nil {
-		return nil, err
-	}
-	row := store.Machine{Machine: m, Site: b.Site, Gateway: gw, SeenAt: s.Now().UTC()}
-	err = s.Store.Update(context.WithoutCancel(ctx), func(tx *store.Tx) error { return tx.PutMachine(row) })
-	return &reply[rest.Machine]{rest.Machine{Machine: m, Site: b.Site}}, err
+	return gw, err
 }

@@ -213,6 +213,18 @@ func (c *Client) ImportMachine(ctx context.Context, r rest.ImportMachine) (rest.
 	return post[rest.Machine](ctx, c, "/machines/import", r)
 }
 
+// StartMachine starts a machine of a site.
+func (c *Client) StartMachine(ctx context.Context, site dr.SiteID, m dr.MachineName) error {
+	_, err := c.do(ctx, http.MethodPost, "/sites/"+seg(site)+"/machines/"+seg(m)+"/start", nil, nil, nil)
+	return err
+}
+
+// StopMachine stops a machine of a site.
+func (c *Client) StopMachine(ctx context.Context, site dr.SiteID, m dr.MachineName, r rest.StopMachine) error {
+	_, err := c.do(ctx, http.MethodPost, "/sites/"+seg(site)+"/machines/"+seg(m)+"/stop", nil, r, nil)
+	return err
+}
+
 // Protect starts the protection of machines as one group.
 func (c *Client) Protect(ctx context.Context, r rest.ProtectRequest) (rest.Job, error) {
 	return post[rest.Job](ctx, c, "/machines/protect", r)

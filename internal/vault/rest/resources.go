@@ -103,6 +103,14 @@ type ImportMachine struct {
 	Name      dr.MachineName `json:"name,omitempty"`
 }
 
+// StopMachine says how to stop a machine.
+type StopMachine struct {
+	// Mode is graceful (the default: asks the guest, and gives up after the
+	// timeout), hard, or graceful-then-hard.
+	Mode           string `json:"mode,omitempty"`
+	TimeoutSeconds int64  `json:"timeoutSeconds,omitempty" minimum:"0" maximum:"3600"`
+}
+
 // ProtectRequest protects machines of one site as one group.
 type ProtectRequest struct {
 	Machines []dr.MachineName `json:"machines" minItems:"1" maxItems:"100"`
