@@ -33,6 +33,19 @@ func (g *Gateway) sourceOf(m dr.MachineName) *source.Group {
 	return nil
 }
 
+// fencedIn returns the group that has the machine as a member and is active
+// elsewhere, or "".
+func (g *Gateway) fencedIn(m dr.MachineName) dr.GroupID {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for id, s := range g.sources {
+		if s.Fenced(m) {
+			return id
+		}
+	}
+	return ""
+}
+
 // standbyOf returns the group whose standby the machine is, or "".
 func (g *Gateway) standbyOf(m dr.MachineName) dr.GroupID { return g.standby.GroupOf(m) }
 

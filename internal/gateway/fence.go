@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"rebound/internal/control"
@@ -38,21 +39,28 @@ func (g *Gateway) fence(ctx context.Context, group dr.GroupID, gen dr.Generation
 			return fmt.Errorf("fence group %s: %w", group, err)
 		}
 	}
-	var errs []error
-	for _, m := range members {
-		ran, err := g.powerOff(ctx, m)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("power off %s: %w", m, err))
-			continue
-		}
-		if ran {
-			g.events.add(control.Event{
-				Time: time.Now().UTC(), Code: "StalePrimaryPoweredOff", Severity: "critical", Group: group, Machine: m,
-				Text: fmt.Sprintf("%s ran at site %s although its group was failed over (generation %d); it was powered off", m, g.cfg.Site, gen),
-			})
-		}
+	errs := make([]error, len(members))
+	var wg sync.WaitGroup
+	for i, m := range members {
+		wg.Go(func() { errs[i] = g.powerOffStale(ctx, group, gen, m) })
 	}
+	wg.Wait()
 	return errors.Join(errs...)
+}
+
+// powerOffStale stops a machine whose group's active site is elsewhere.
+func (g *Gateway) powerOffStale(ctx context.Context, group dr.GroupID, gen dr.Generation, m dr.MachineName) error {
+	ran, err := g.powerOff(ctx, m)
+	if err != nil {
+		return fmt.Errorf("power off %s: %w", m, err)
+	}
+	if ran {
+		g.events.add(control.Event{
+			Time: time.Now().UTC(), Code: "StalePrimaryPoweredOff", Severity: "critical", Group: group, Machine: m,
+			Text: fmt.Sprintf("%s ran at site %s although its group was failed over (generation %d); it was powered off", m, g.cfg.Site, gen),
+		})
+	}
+	return nil
 }
 
 // endSource lets go of a source whose site becomes the standby.
@@ -70,28 +78,61 @@ func (g *Gateway) endSource(ctx context.Context, group dr.GroupID) error {
 }
 
 // obey looks at what the vault says of the groups of this site: whatever went
-// elsewhere is fenced, by a gateway that was away too.
+// elsewhere is fenced, by a gateway that was away too. Reports go on meanwhile.
 func (g *Gateway) obey(ctx context.Context, d control.Desired) {
 	for _, want := range d.Groups {
-		if want.Active == g.cfg.Site {
+		if want.Active == g.cfg.Site || !g.beginObeying(want.Group) {
 			continue
 		}
-		if err := g.fenceIfActive(ctx, want); err != nil {
-			g.log.Error("fence", "group", want.Group, "generation", want.Generation, "error", err)
-		}
+		g.obeying.Go(func() {
+			defer g.endObeying(want.Group)
+			if err := g.fenceIfActive(ctx, want); err != nil {
+				g.log.Error("fence", "group", want.Group, "generation", want.Generation, "error", err)
+			}
+		})
 	}
 }
 
+// beginObeying reports whether nobody is at work on the group.
+func (g *Gateway) beginObeying(group dr.GroupID) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.busy[group] {
+		return false
+	}
+	g.busy[group] = true
+	return true
+}
+
+func (g *Gateway) endObeying(group dr.GroupID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.busy, group)
+}
+
 // fenceIfActive fences a group only where something still runs here.
-// Machines that run on views of the group's journal carry other names' state:
-// a test failover's are named apart, and a failover makes this site active.
+//
+// The vault's word may be older than a command that came in between: a journal
+// whose generation was raised here since, or a source that was started with a
+// newer one, shows that it is, and then it is not obeyed. Without that look a
+// machine that was just recovered here would be powered off.
 func (g *Gateway) fenceIfActive(ctx context.Context, want control.DesiredGroup) error {
 	g.mu.Lock()
 	src := g.sources[want.Group]
 	known := g.fences[want.Group]
 	g.mu.Unlock()
-	stale := src != nil && src.Generation() < want.Generation
-	if !stale && known >= want.Generation && !g.anyRunning(ctx, want.Machines) {
+	var mine dr.Generation
+	if src != nil {
+		mine = src.Generation()
+	}
+	if want.Generation < max(mine, known, g.standby.Generation(want.Group)) {
+		return nil
+	}
+	g.mu.Lock()
+	g.fences[want.Group] = max(g.fences[want.Group], want.Generation)
+	g.mu.Unlock()
+	stale := src != nil && mine < want.Generation
+	if !stale && !g.anyRunning(ctx, want.Machines) {
 		return nil
 	}
 	return g.fence(ctx, want.Group, want.Generation, want.Machines)

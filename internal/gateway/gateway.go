@@ -5,9 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
-	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"rebound/internal/dr"
 	"rebound/internal/gateway/source"
 	"rebound/internal/gateway/standby"
+	"rebound/internal/gateway/statefile"
 	"rebound/internal/identity"
 	"rebound/internal/link"
 	"rebound/internal/site"
@@ -61,13 +63,16 @@ type Gateway struct {
 	mu      sync.Mutex
 	sources map[dr.GroupID]*source.Group
 	fences  map[dr.GroupID]dr.Generation // newest generation known to have gone elsewhere
-	poke    chan struct{}                // a report is due now
+	busy    map[dr.GroupID]bool          // groups that obey is at work on
+	obeying sync.WaitGroup
+	poke    chan struct{} // a report is due now
 }
 
-// Open reads the gateway's state and binds its data port; it starts nothing.
+// Open reads the gateway's state, binds its data port and serves the views that
+// machines run on; all else is Run's.
 func Open(ctx context.Context, cfg Config) (*Gateway, error) {
 	for _, dir := range []string{cfg.Dir, cfg.RunDir, filepath.Join(cfg.Dir, "sources")} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+		if err := statefile.MakeDir(dir); err != nil {
 			return nil, fmt.Errorf("make gateway directory: %w", err)
 		}
 	}
@@ -77,7 +82,7 @@ func Open(ctx context.Context, cfg Config) (*Gateway, error) {
 	}
 	g := &Gateway{
 		cfg: cfg, log: cfg.Log, driver: cfg.Driver, ledger: ledger, ctx: ctx,
-		sources: map[dr.GroupID]*source.Group{}, fences: map[dr.GroupID]dr.Generation{}, poke: make(chan struct{}, 1),
+		sources: map[dr.GroupID]*source.Group{}, fences: map[dr.GroupID]dr.Generation{}, busy: map[dr.GroupID]bool{}, poke: make(chan struct{}, 1),
 	}
 	g.events = newEventLog(g.Poke)
 	if err := g.openData(ctx); err != nil {
@@ -125,7 +130,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		return err
 	}
 	if err := g.openSources(ctx); err != nil {
-		return err
+		return errors.Join(err, g.lis.Close(), g.close())
 	}
 	grp, ctx := errgroup.WithContext(ctx)
 	grp.Go(func() error { return ignoreStop(ctx, g.link.Serve(ctx, g.lis)) })
@@ -149,9 +154,11 @@ func ignoreStop(ctx context.Context, err error) error {
 // close lets go of sources and journals. Captures go on by themselves: the
 // next process adopts them.
 func (g *Gateway) close() error {
+	g.obeying.Wait()
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	for _, s := range g.sources {
+	all := slices.Collect(maps.Values(g.sources))
+	g.mu.Unlock()
+	for _, s := range all {
 		s.Close()
 	}
 	return g.standby.Close()

@@ -81,6 +81,7 @@ type place struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	t.Parallel()
 	seed := uint64(time.Now().UnixNano())
 	if s := os.Getenv("SEED"); s != "" {
 		if _, err := fmt.Sscan(s, &seed); err != nil {

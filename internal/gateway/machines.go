@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"time"
@@ -55,6 +54,9 @@ func (g *Gateway) StartMachine(ctx context.Context, _ control.Origin, r control.
 	if grp := g.standbyOf(r.Machine); grp != "" {
 		return problem.New(problem.MachineInUse, "%s is the standby of group %s", r.Machine, grp)
 	}
+	if grp := g.fencedIn(r.Machine); grp != "" {
+		return problem.New(problem.StaleGeneration, "%s belongs to group %s, which is active at another site", r.Machine, grp)
+	}
 	return g.driver.Start(ctx, r.Machine, site.StartOptions{})
 }
 
@@ -76,6 +78,9 @@ func (g *Gateway) DeleteMachine(ctx context.Context, _ control.Origin, r control
 	}
 	if err != nil {
 		return control.Deleted{}, fmt.Errorf("look at machine: %w", err)
+	}
+	if grp := g.standbyOf(r.Machine); grp != "" {
+		return control.Deleted{}, problem.New(problem.MachineInUse, "%s is the standby of group %s", r.Machine, grp)
 	}
 	list := control.Deleted{Removed: []string{"machine " + string(r.Machine)}}
 	for _, d := range m.Definition.Disks {
@@ -133,5 +138,5 @@ func (g *Gateway) powerOff(ctx context.Context, name dr.MachineName) (wasRunning
 		return false, err
 	}
 	err = g.driver.Stop(ctx, name, site.Hard, 10*time.Second)
-	return m.State != site.Off, errors.Join(err)
+	return m.State != site.Off, err
 }

@@ -24,6 +24,7 @@ const (
 type eventLog struct {
 	mu     sync.Mutex
 	events []control.Event
+	gone   int // how many were dropped before the first of events
 	poke   func()
 }
 
@@ -38,22 +39,28 @@ func (l *eventLog) add(e control.Event) {
 	l.events = append(l.events, e)
 	if n := len(l.events) - maxEvents; n > 0 {
 		l.events = l.events[n:]
+		l.gone += n
 	}
 	l.mu.Unlock()
 	l.poke()
 }
 
-func (l *eventLog) pending() []control.Event {
+// pending returns what is kept, and the number after the last of it.
+func (l *eventLog) pending() (events []control.Event, next int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return append([]control.Event(nil), l.events...)
+	return append([]control.Event(nil), l.events...), l.gone + len(l.events)
 }
 
-// delivered drops the first n events.
-func (l *eventLog) delivered(n int) {
+// delivered drops the events before a number that pending returned; some of
+// them may be gone by themselves.
+func (l *eventLog) delivered(next int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.events = l.events[min(n, len(l.events)):]
+	if n := next - l.gone; n > 0 {
+		l.events = l.events[n:]
+		l.gone = next
+	}
 }
 
 // runReports tells the vault how things are until ctx ends. A vault that is
@@ -78,7 +85,7 @@ func (g *Gateway) runReports(ctx context.Context, cfg *tls.Config) error {
 
 // reportOnce sends a report, obeys the answer, and returns when the next is due.
 func (g *Gateway) reportOnce(ctx context.Context, rep *control.Reporter, watch *machineWatch) time.Duration {
-	events := g.events.pending()
+	events, next := g.events.pending()
 	r := control.Report{Gateway: g.cfg.Name, Time: time.Now().UTC(), Groups: g.groupReports(), Events: events}
 	r.Machines = watch.changes(ctx, g)
 	desired, err := rep.Report(ctx, r)
@@ -87,7 +94,7 @@ func (g *Gateway) reportOnce(ctx context.Context, rep *control.Reporter, watch *
 		g.log.Debug("report", "error", err)
 		return busyReport
 	}
-	g.events.delivered(len(events))
+	g.events.delivered(next)
 	g.obey(ctx, desired)
 	if len(r.Groups) > 0 {
 		return busyReport
