@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -459,4 +460,14 @@ func (p *place) plant(d dr.GroupDisk, off int64, data []byte) error {
 	defer f.Close()
 	_, err = f.WriteAt(data, off)
 	return err
+}
+
+// failing makes a method fail for a machine, as if the gateway had died there.
+func failing(method string, m dr.MachineName) func(fake.Call) error {
+	return func(c fake.Call) error {
+		if c.Method == method && c.Machine == m {
+			return errors.New("the gateway died here")
+		}
+		return nil
+	}
 }

@@ -231,7 +231,7 @@ func (h *Host) Create(ctx context.Context, r control.CreateJournalRequest) (cont
 func (h *Host) Delete(ctx context.Context, r control.DeleteJournalRequest) error {
 	h.admin.Lock()
 	defer h.admin.Unlock()
-	g, err := h.find(r.Group)
+	g, err := h.findToDelete(r.Group)
 	if problem.HasCode(err, problem.UnknownGroup) {
 		return nil // deleted by an earlier attempt
 	}
@@ -244,6 +244,20 @@ func (h *Host) Delete(ctx context.Context, r control.DeleteJournalRequest) error
 	return h.remove(g)
 }
 
+// findToDelete also finds a group whose journal is broken, as long as it is
+// known which machines are its own.
+func (h *Host) findToDelete(id dr.GroupID) (*group, error) {
+	g, err := h.find(id)
+	if !problem.HasCode(err, problem.JournalDamaged) {
+		return g, err
+	}
+	g = &group{id: id, dir: h.groupDir(id), host: h}
+	if ok, lerr := statefile.Load(g.settingsPath(), &g.set); lerr != nil || !ok {
+		return nil, errors.Join(err, lerr)
+	}
+	return g, nil
+}
+
 // remove closes a group and deletes its folder.
 func (h *Host) remove(g *group) error {
 	if err := g.close(); err != nil {
@@ -251,6 +265,7 @@ func (h *Host) remove(g *group) error {
 	}
 	h.mu.Lock()
 	delete(h.groups, g.id)
+	delete(h.broken, g.id)
 	h.mu.Unlock()
 	if err := os.RemoveAll(g.dir); err != nil {
 		return fmt.Errorf("delete journal: %w", err)
