@@ -15,7 +15,6 @@ import (
 	"rebound/internal/lab/collector"
 	"rebound/internal/lab/image"
 	"rebound/internal/lab/ledger"
-	"rebound/internal/lab/wire"
 	"rebound/internal/lifecycle"
 	"rebound/internal/problem"
 	"rebound/internal/vault/client"
@@ -281,17 +280,4 @@ func sleep(ctx context.Context, d time.Duration) error {
 	case <-time.After(d):
 		return nil
 	}
-}
-
-// agentConfig announces an agent and returns what its guest needs.
-func (d *demo) agentConfig(ctx context.Context, name string) (*wire.AgentConfig, error) {
-	enr, err := d.w.Client.EnrollAgent(ctx, dr.MachineName(name))
-	if err != nil {
-		return nil, err
-	}
-	_, port, err := splitAddr(d.w.vaultAddr)
-	if err != nil {
-		return nil, err
-	}
-	return &wire.AgentConfig{Vault: "https://10.0.2.2:" + port, Machine: name, Passphrase: enr.Passphrase, CA: enr.CA}, nil
 }

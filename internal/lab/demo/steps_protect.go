@@ -54,7 +54,7 @@ func (d *demo) create(ctx context.Context) (string, error) {
 
 // build makes one guest: the first with BIOS, the second with UEFI.
 func (d *demo) build(ctx context.Context, b *image.Builder, name string, i int) (*image.Result, error) {
-	agent, err := d.agentConfig(ctx, name)
+	agent, err := d.w.AgentConfig(ctx, dr.MachineName(name))
 	if err != nil {
 		return nil, err
 	}
