@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -61,6 +62,9 @@ type world struct {
 	model map[dr.GroupDisk][]byte
 }
 
+// places counts the data ports of all tests.
+var places atomic.Int32
+
 // place is one site: its driver, and its gateway's two roles.
 type place struct {
 	w        *world
@@ -70,6 +74,7 @@ type place struct {
 	identity identity.Bundle
 	addr     string
 
+	rotate  time.Duration // between bitmaps
 	src     *source.Group
 	srcStop context.CancelFunc
 	host    *standby.Host
@@ -199,7 +204,7 @@ func (p *place) openSource() {
 	p.srcStop = cancel
 	p.src, err = source.Open(ctx, source.Config{
 		Group: group, Dir: filepath.Join(p.dir, "source"), RunDir: p.run, Gateway: p.name, Driver: p.driver, Identity: p.identity,
-		CaptureArgv: []string{exe, "capture"}, Log: p.w.log(string(p.name)), Event: p.event, Changed: func() {},
+		CaptureArgv: []string{exe, "capture"}, RotateEvery: p.rotate, Log: p.w.log(string(p.name)), Event: p.event, Changed: func() {},
 	})
 	p.w.must(err)
 }
@@ -242,10 +247,17 @@ func (p *place) openHost() {
 	host.SetFence(srv.Fence)
 	addr := p.addr
 	if addr == "" {
-		addr = "127.0.0.1:0"
+		// An address of its own: its port stays free while it is closed.
+		n := places.Add(1)
+		addr = fmt.Sprintf("127.%d.%d.%d:0", 1+os.Getpid()%250, n/250, 1+n%250)
 	}
-	l, err := net.Listen("tcp", addr)
-	p.w.must(err)
+	// A process that another test forks just then holds the old listener
+	// until its exec.
+	var l net.Listener
+	p.w.eventually("listening on "+addr, func() bool {
+		l, err = net.Listen("tcp", addr)
+		return err == nil
+	})
 	p.addr = l.Addr().String()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -374,16 +386,48 @@ func (w *world) spec(to *place, gen dr.Generation) control.ReplicationSpec {
 	}
 }
 
+// protectRotating is protect with bitmaps that rotate all the time.
+func protectRotating(t *testing.T) *world {
+	t.Helper()
+	w := newWorld(t)
+	w.home.rotate = time.Millisecond
+	w.protect()
+	return w
+}
+
 // protect brings home -> cloud up to streaming, at generation 1.
 func protect(t *testing.T) *world {
 	t.Helper()
 	w := newWorld(t)
+	w.protect()
+	return w
+}
+
+func (w *world) protect() {
+	w.t.Helper()
 	w.cloud.openHost()
 	w.journal(w.home, w.cloud, 1)
 	w.home.openSource()
 	w.must(w.home.src.Start(w.ctx, w.spec(w.cloud, 1)))
 	w.streams(w.home)
-	return w
+}
+
+// rotates waits until n more bitmaps were begun.
+func (w *world) rotates(p *place, n int) {
+	w.t.Helper()
+	newest := func() (max int) {
+		names, err := p.driver.Bitmaps(w.ctx, web)
+		w.must(err)
+		for _, name := range names {
+			var k int
+			if _, err := fmt.Sscanf(name, "rebound-dirty-%d", &k); err == nil && k > max {
+				max = k
+			}
+		}
+		return max
+	}
+	goal := newest() + n
+	w.eventually("rotation", func() bool { return newest() >= goal })
 }
 
 // point makes a bookmark at the source.

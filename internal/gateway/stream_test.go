@@ -168,3 +168,72 @@ func TestOneMembersBreakEndsTheGroupsPoints(t *testing.T) {
 	w.streams(w.home)
 	w.upToDate(w.home, w.cloud)
 }
+
+// TestLinkOutageIsCaughtUp keeps the epoch: the ring has what the standby lacks.
+func TestLinkOutageIsCaughtUp(t *testing.T) {
+	w := protect(t)
+	before := w.captureStatus(w.home)
+	w.cloud.closeHost()
+	w.scribble(w.home)
+	w.cloud.openHost()
+	w.upToDate(w.home, w.cloud)
+	if after := w.captureStatus(w.home); after.Head.Epoch != before.Head.Epoch || after.PID != before.PID {
+		t.Errorf("epoch %d before, %d after", before.Head.Epoch, after.Head.Epoch)
+	}
+}
+
+// TestBitmapsOutliveAdoption writes what never becomes durable, then rotates,
+// restarts the gateway and breaks the stream: only the older bitmaps know of it.
+func TestBitmapsOutliveAdoption(t *testing.T) {
+	w := protectRotating(t)
+	w.rotates(w.home, 3)
+	w.upToDate(w.home, w.cloud)
+	w.cloud.closeHost()
+	w.scribble(w.home)
+	w.rotates(w.home, 3)
+	pid := w.captureStatus(w.home).PID
+	w.home.closeSource()
+	w.home.openSource()
+	w.streams(w.home)
+	if now := w.captureStatus(w.home).PID; now != pid {
+		t.Fatalf("not adopted: process %d, before %d", now, pid)
+	}
+	w.rotates(w.home, 3)
+	w.must(w.home.src.Resync(w.ctx, control.SyncAuto))
+	w.cloud.openHost()
+	w.streams(w.home)
+	if mode := w.captureStatus(w.home).Sync.Mode; mode != resync.ModeBitmap {
+		t.Errorf("mode %q", mode)
+	}
+	w.upToDate(w.home, w.cloud)
+	// Once everything is durable, few are left.
+	w.rotates(w.home, 4)
+	names, err := w.home.driver.Bitmaps(w.ctx, web)
+	w.must(err)
+	if len(names) > 5 {
+		t.Errorf("bitmaps %v", names)
+	}
+}
+
+// TestFirstCopyCutShortIsCompared: bitmaps say nothing of a standby that was
+// never whole.
+func TestFirstCopyCutShortIsCompared(t *testing.T) {
+	w := newWorld(t)
+	w.cloud.openHost()
+	w.journal(w.home, w.cloud, 1)
+	w.home.openSource()
+	w.home.setFault(failing("Resume", db)) // the stream is open by then
+	w.must(w.home.driver.Stop(w.ctx, db, site.Hard, 0))
+	spec := w.spec(w.cloud, 1)
+	spec.StartStopped = true
+	if err := w.home.src.Start(w.ctx, spec); err == nil {
+		t.Fatal("started")
+	}
+	w.home.setFault(nil)
+	w.streams(w.home)
+	if mode := w.captureStatus(w.home).Sync.Mode; mode != resync.ModeCompare {
+		t.Errorf("mode %q", mode)
+	}
+	w.scribble(w.home)
+	w.upToDate(w.home, w.cloud)
+}

@@ -40,6 +40,8 @@ type Config struct {
 	Driver      site.Driver
 	Identity    identity.Bundle
 	CaptureArgv []string
+	// RotateEvery is the time between bitmaps; 0 means 45 s.
+	RotateEvery time.Duration
 	Log         *slog.Logger
 	Event       func(control.Event)
 	Changed     func()
@@ -74,6 +76,9 @@ func Open(ctx context.Context, cfg Config) (*Group, error) {
 	cap, ok := cfg.Driver.(Capturer)
 	if !ok {
 		return nil, problem.New(problem.InvalidRequest, "this site cannot capture the writes of its machines")
+	}
+	if cfg.RotateEvery <= 0 {
+		cfg.RotateEvery = rotateEvery
 	}
 	if err := statefile.MakeDir(cfg.Dir); err != nil {
 		return nil, fmt.Errorf("make source directory: %w", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"rebound/internal/control"
 	"rebound/internal/dr"
@@ -128,11 +129,33 @@ func (g *group) moveMachines(ctx context.Context, progress func(done, total int6
 		if err := g.host.cfg.Driver.SetStandby(ctx, r.Name, false); err != nil {
 			return fmt.Errorf("release machine %s: %w", r.Name, err)
 		}
-		if err := g.host.boot.CommitRecovered(ctx, r.Name, bases, sum.part()); err != nil {
+		part := sum.part()
+		err := whileInUse(ctx, func() error { return g.host.boot.CommitRecovered(ctx, r.Name, bases, part) })
+		if err != nil {
 			return fmt.Errorf("commit %s: %w", r.Name, err)
 		}
 		return nil
 	})
+}
+
+// inUsePatience is for how long a disk may seem to be in use that was closed.
+const inUsePatience = 2 * time.Second
+
+// whileInUse repeats f while a disk is in use. A process that this one forks at
+// the moment at which it closes a disk holds the disk's lock until its exec.
+func whileInUse(ctx context.Context, f func() error) error {
+	deadline := time.Now().Add(inUsePatience)
+	for {
+		err := f()
+		if !problem.HasCode(err, problem.MachineInUse) || time.Now().After(deadline) {
+			return err
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 func (g *group) commitResult() (control.CommitResult, error) {

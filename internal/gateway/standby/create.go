@@ -77,7 +77,11 @@ func createGroup(ctx context.Context, h *Host, r control.CreateJournalRequest) (
 	}
 	res.Seeded = seeded
 	g := &group{id: r.Group, dir: h.groupDir(r.Group), host: h}
-	jrn, err := g.createJournal(ctx, r, bases, seeded)
+	var jrn *journal.Journal
+	err = whileInUse(ctx, func() (err error) {
+		jrn, err = g.createJournal(ctx, r, bases, seeded)
+		return err
+	})
 	if err != nil {
 		return nil, res, err
 	}
