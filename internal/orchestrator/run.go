@@ -316,6 +316,16 @@ func (o *Orchestrator) endTask(ctx context.Context, r *run, seq int, failure err
 		if failure != nil {
 			outcome, row.State, row.Problem = stepFailed, rest.JobFailed, asRow(failure)
 		}
+		// A wait that was cut short because the job was cancelled is no failure.
+		if errors.Is(failure, context.Canceled) {
+			job, err := tx.Job(r.job.ID)
+			if err != nil {
+				return err
+			}
+			if job.CancelRequested && !r.group.Beyond {
+				outcome, row.State, row.Problem = stepCancelled, rest.JobCancelled, nil
+			}
+		}
 		// A task that failed in part still tells what it did: the started
 		// machines of a failover of which one did not start.
 		if err := r.applyThens(tx); err != nil {

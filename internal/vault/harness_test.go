@@ -172,6 +172,14 @@ func (l *lab) startGateway(g *controltest.Gateway) {
 	if err := g.Start(l.addr, cfg, l.log); err != nil {
 		l.t.Fatal(err)
 	}
+	self, err := l.ids[g].Self()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.until("gateway "+self.Name, func() bool {
+		seen, err := l.c.Gateway(l.t.Context(), dr.GatewayID(self.Name))
+		return err == nil && seen.Connected
+	})
 }
 
 // until waits for a condition and fails the test when it does not come.
