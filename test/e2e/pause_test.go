@@ -92,3 +92,8 @@ func (r *rig) shownRPO() time.Duration {
 	}
 	return time.Duration(*rpo.Seconds * float64(time.Second))
 }
+
+func (r *rig) operatePlannedFailover() {
+	r.t.Helper()
+	r.operate(lifecycle.Failover, rest.OperationRequest{Mode: "planned"})
+}

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"rebound/internal/dr"
 	"rebound/internal/lab/demo"
 	"rebound/internal/lab/image"
@@ -36,9 +38,10 @@ const (
 // options say what a rig is made of.
 type options struct {
 	guests []string // the second names the first's records
-	// prepare is called with the world's directory before it is filled.
-	prepare func(dir string)
-	limit   time.Duration // of the whole test; 0 is 5 minutes
+	// volume, when not empty, is the size of a volume of its own for the
+	// cloud's journals, as tmpfs takes it.
+	volume string
+	limit  time.Duration // of the whole test; 0 is 5 minutes
 }
 
 // rig is a world with guests and what is known of their history.
@@ -52,6 +55,8 @@ type rig struct {
 
 	names []string
 	built map[string]*image.Result
+	// mounted is the cloud's volume, when it has one of its own.
+	mounted string
 	// boots is the boot of each guest whose acknowledgements count: since it
 	// began, its ledger never went back.
 	boots map[string]string
@@ -99,8 +104,8 @@ func newRig(t *testing.T, o options) *rig {
 		cancel()
 		t.Logf("%s took %.1f s", t.Name(), time.Since(began).Seconds())
 	})
-	if o.prepare != nil {
-		o.prepare(dir)
+	if o.volume != "" {
+		r.mountCloud(o.volume)
 	}
 	r.w, err = demo.NewWorld(ctx, demo.WorldConfig{Program: program, Dir: dir, EvidenceDir: filepath.Join(dir, "evidence"), Log: slog.New(slog.DiscardHandler)})
 	must(t, err)
@@ -110,6 +115,23 @@ func newRig(t *testing.T, o options) *rig {
 	}
 	r.policy()
 	return r
+}
+
+// mountCloud gives the cloud's gateway a volume of its own, which sizeCloud
+// can shrink and grow under it.
+func (r *rig) mountCloud(size string) {
+	r.t.Helper()
+	dir := filepath.Join(r.dir, string(demo.CloudSite))
+	must(r.t, os.Mkdir(dir, 0o755))
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
+		r.t.Fatalf("mount a volume for the cloud's journals: %v (the end-to-end tests run as root)", err)
+	}
+	r.mounted = dir
+}
+
+func (r *rig) sizeCloud(size string) {
+	r.t.Helper()
+	must(r.t, unix.Mount("tmpfs", r.mounted, "tmpfs", unix.MS_REMOUNT, "size="+size))
 }
 
 // build makes the disks of a guest.
@@ -150,6 +172,11 @@ func (r *rig) close() {
 	ports, run := r.w.Ports(), r.w.RunDir()
 	if err := r.w.Close(); err != nil {
 		r.t.Errorf("close the world: %v", err)
+	}
+	if r.mounted != "" {
+		if err := unix.Unmount(r.mounted, 0); err != nil {
+			r.t.Errorf("unmount: %v", err)
+		}
 	}
 	for _, l := range []leak.Run{{Dir: r.dir, Ports: ports}, {Dir: run}} {
 		left, err := l.Left()
