@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"errors"
+	"syscall"
 	"testing"
 
 	"rebound/internal/control"
@@ -236,4 +237,22 @@ func TestFirstCopyCutShortIsCompared(t *testing.T) {
 	}
 	w.scribble(w.home)
 	w.upToDate(w.home, w.cloud)
+}
+
+// TestBreakIsToldAtOnce: a hypervisor may take seconds to let go; until then
+// nobody must be told that the stream goes on.
+func TestBreakIsToldAtOnce(t *testing.T) {
+	w := protect(t)
+	release := make(chan struct{})
+	w.home.setFault(func(c fake.Call) error {
+		if c.Method == "Detach" {
+			<-release
+		}
+		return nil
+	})
+	w.must(syscall.Kill(w.captureStatus(w.home).PID, syscall.SIGKILL))
+	defer close(release)
+	w.eventually("tracking while the members are being detached", func() bool {
+		return w.home.src.Report().Phase == control.PhaseTracking
+	})
 }

@@ -117,12 +117,13 @@ func (r *runner) loop(ctx context.Context) {
 			r.settle(context.Cause(ctx))
 			return
 		}
+		// Told first: a hypervisor may take its time to let go.
+		r.broke(err)
 		a.finish(endCapture)
 		r.settle(err)
 		if a.streamed {
 			wait.Reset()
 		}
-		r.broke(err)
 		select {
 		case <-ctx.Done():
 			r.settle(context.Cause(ctx))
