@@ -30,30 +30,34 @@ func (o *Orchestrator) Facts(tx *store.Tx, g *store.Group) (lifecycle.Facts, err
 		}
 	}
 	for _, m := range g.Members {
-		at := func(id dr.SiteID) (store.Machine, error) {
-			mach, err := tx.Machine(id, m.Machine)
-			if errors.Is(err, store.ErrNotFound) {
-				mach.State = site.Unknown
-				return mach, nil
-			}
-			return mach, err
-		}
-		src, err := at(g.SourceSite())
+		src, there, err := machineAt(tx, g.SourceSite(), m.Machine)
 		if err != nil {
 			return f, err
 		}
-		stb, err := at(g.StandbySite())
+		stb, _, err := machineAt(tx, g.StandbySite(), m.Machine)
 		if err != nil {
 			return f, err
 		}
 		f.ActiveRunning = f.ActiveRunning && src.State == site.Running
-		f.SourceOff = f.SourceOff && f.ActiveUp && src.State == site.Off
+		// One that is gone does not run: a commit that failed half-way had
+		// deleted it.
+		f.SourceOff = f.SourceOff && f.ActiveUp && (!there || src.State == site.Off)
 		f.RecoveredRunning = f.RecoveredRunning && m.Started && (m.Booted || stb.State == site.Running)
 		if err := o.agentFacts(tx, m, src, &f); err != nil {
 			return f, err
 		}
 	}
 	return f, nil
+}
+
+// machineAt reads a machine of a site; one that is not there is Unknown.
+func machineAt(tx *store.Tx, id dr.SiteID, name dr.MachineName) (m store.Machine, there bool, err error) {
+	m, err = tx.Machine(id, name)
+	if errors.Is(err, store.ErrNotFound) {
+		m.State = site.Unknown
+		return m, false, nil
+	}
+	return m, err == nil, err
 }
 
 // agentFacts names a member whose agent has not registered since it started.

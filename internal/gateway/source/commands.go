@@ -42,6 +42,10 @@ func (g *Group) Quiesce(ctx context.Context, m dr.MachineName, mode site.StopMod
 
 // quiesce takes a member whose hypervisor is gone for what it is: stopped.
 func (g *Group) quiesce(ctx context.Context, m dr.MachineName, mode site.StopMode, timeout time.Duration) error {
+	// A guest may take a minute to power off, and the driver does nothing
+	// else to it meanwhile: a rotation would wait, give up, and break the stream.
+	g.quiescing.Add(1)
+	defer g.quiescing.Add(-1)
 	err := g.cap.Quiesce(ctx, m, mode, timeout)
 	if problem.HasCode(err, problem.MachineNotRunning) {
 		return nil

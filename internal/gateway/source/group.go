@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"rebound/internal/capture"
@@ -52,6 +53,9 @@ type Group struct {
 	cfg Config
 	cap Capturer
 	ctx context.Context // the gateway's life
+
+	// quiescing counts members that are being made to write no more.
+	quiescing atomic.Int32
 
 	// work serialises commands; mu guards what follows.
 	work sync.Mutex

@@ -122,7 +122,7 @@ func (a *attempt) tick(ctx context.Context) error {
 			return a.tolerate(ctx, "record definitions", err)
 		}
 	}
-	if now.Sub(a.watch.rotated) >= a.g.cfg.RotateEvery {
+	if now.Sub(a.watch.rotated) >= a.g.cfg.RotateEvery && a.g.quiescing.Load() == 0 {
 		a.watch.rotated = now
 		return a.rotate(ctx)
 	}
