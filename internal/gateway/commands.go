@@ -121,11 +121,13 @@ func (g *Gateway) CreateJournal(ctx context.Context, _ control.Origin, r control
 	if err := g.admitGeneration(r.Group, r.Generation); err != nil {
 		return control.CreateJournalResult{}, err
 	}
+	// A source that ended clean knows what its disks hold, until it is ended.
+	seed := g.seedOf(r.Group)
 	if err := g.endSource(ctx, r.Group); err != nil {
 		return control.CreateJournalResult{}, err
 	}
 	defer g.Poke()
-	return g.standby.Create(ctx, r)
+	return g.standby.Create(ctx, r, seed)
 }
 
 // DeleteJournal ends a journal.

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"testing"
@@ -39,7 +40,7 @@ func TestStaleWordIsNotObeyed(t *testing.T) {
 	_, err = host.Create(ctx, control.CreateJournalRequest{
 		Group: "grp", Generation: 1, Source: "gw", Definitions: []dr.Definition{def("other")},
 		Disks: []dr.GroupDisk{{Machine: "other", Disk: "sys", SizeBytes: 1 << 20}},
-	})
+	}, func(context.Context) dr.Position { return dr.Position{} })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,6 +20,7 @@ import (
 	"rebound/internal/capture"
 	"rebound/internal/control"
 	"rebound/internal/dr"
+	"rebound/internal/extent"
 	"rebound/internal/gateway/source"
 	"rebound/internal/gateway/standby"
 	"rebound/internal/identity"
@@ -77,6 +78,7 @@ type place struct {
 	rotate  time.Duration // between bitmaps
 	src     *source.Group
 	srcStop context.CancelFunc
+	seed    func(context.Context) dr.Position // of the source that was here
 	host    *standby.Host
 	stop    func()
 
@@ -204,7 +206,7 @@ func (p *place) openSource() {
 	p.srcStop = cancel
 	p.src, err = source.Open(ctx, source.Config{
 		Group: group, Dir: filepath.Join(p.dir, "source"), RunDir: p.run, Gateway: p.name, Driver: p.driver, Identity: p.identity,
-		CaptureArgv: []string{exe, "capture"}, RotateEvery: p.rotate, Log: p.w.log(string(p.name)), Event: p.event, Changed: func() {},
+		CaptureArgv: []string{exe, "capture"}, RotateEvery: p.rotate, Committed: p.committed, Log: p.w.log(string(p.name)), Event: p.event, Changed: func() {},
 	})
 	p.w.must(err)
 }
@@ -365,6 +367,26 @@ func (w *world) streams(p *place) {
 	w.eventually("streaming", func() bool { return p.src.Report().Phase == control.PhaseStreaming })
 }
 
+// seedOrNone is what the place's former source knows of its disks.
+func (p *place) seedOrNone() func(context.Context) dr.Position {
+	if p.seed != nil {
+		return p.seed
+	}
+	return func(context.Context) dr.Position { return dr.Position{} }
+}
+
+func (w *world) create(p *place, r control.CreateJournalRequest) (control.CreateJournalResult, error) {
+	return p.host.Create(w.ctx, r, p.seedOrNone())
+}
+
+// committed is what the place's journal left behind.
+func (p *place) committed() (dr.Position, map[dr.GroupDisk]*extent.Set, bool) {
+	if p.host == nil {
+		return dr.Position{}, nil, false
+	}
+	return p.host.Committed(group)
+}
+
 // journal makes the group's journal at to, for a stream from from.
 func (w *world) journal(from, to *place, gen dr.Generation) control.CreateJournalResult {
 	w.t.Helper()
@@ -374,7 +396,7 @@ func (w *world) journal(from, to *place, gen dr.Generation) control.CreateJourna
 		w.must(err)
 		req.Definitions = append(req.Definitions, def)
 	}
-	res, err := to.host.Create(w.ctx, req)
+	res, err := w.create(to, req)
 	w.must(err)
 	return res
 }

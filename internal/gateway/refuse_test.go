@@ -42,7 +42,7 @@ func TestForeignSourceIsRefused(t *testing.T) {
 	w.cloud.openHost()
 	req := w.createRequest(1)
 	req.Source = "gw-third"
-	_, err := w.cloud.host.Create(w.ctx, req)
+	_, err := w.create(w.cloud, req)
 	w.must(err)
 	w.home.openSource()
 	if err := w.home.src.Start(w.ctx, w.spec(w.cloud, 1)); !problem.HasCode(err, problem.PermissionDenied) {
@@ -107,11 +107,11 @@ func TestCreateIsRefusedBeforeAnythingGoes(t *testing.T) {
 	} {
 		req := w.createRequest(2)
 		c.spoil(&req)
-		if _, err := w.cloud.host.Create(w.ctx, req); !problem.HasCode(err, c.want) {
+		if _, err := w.create(w.cloud, req); !problem.HasCode(err, c.want) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if res, err := w.cloud.host.Create(w.ctx, w.createRequest(1)); err != nil || res.Seeded {
+	if res, err := w.create(w.cloud, w.createRequest(1)); err != nil || res.Seeded {
 		t.Errorf("repeated: %+v, %v", res, err)
 	}
 	w.recovers(w.cloud, pt.Position, want)
@@ -159,7 +159,7 @@ func TestBrokenJournalLeavesTheOthers(t *testing.T) {
 	w.scribble(w.home)
 	pt, want := w.point(w.home), w.snapshot()
 	other := definition("third", 7)
-	_, err := w.cloud.host.Create(w.ctx, control.CreateJournalRequest{
+	_, err := w.create(w.cloud, control.CreateJournalRequest{
 		Group: "other", Generation: 1, Source: w.home.name, Definitions: []dr.Definition{other},
 		Disks: []dr.GroupDisk{{Machine: "third", Disk: "sys", SizeBytes: mib}},
 	})
@@ -172,7 +172,7 @@ func TestBrokenJournalLeavesTheOthers(t *testing.T) {
 	if n := w.cloud.count("JournalDamaged"); n != 1 {
 		t.Errorf("%d events", n)
 	}
-	_, err = w.cloud.host.Create(w.ctx, control.CreateJournalRequest{
+	_, err = w.create(w.cloud, control.CreateJournalRequest{
 		Group: "other", Generation: 9, Source: w.home.name, Definitions: []dr.Definition{other},
 		Disks: []dr.GroupDisk{{Machine: "third", Disk: "sys", SizeBytes: mib}},
 	})

@@ -8,6 +8,7 @@ import (
 
 	"rebound/internal/control"
 	"rebound/internal/dr"
+	"rebound/internal/extent"
 	"rebound/internal/gateway/source"
 	"rebound/internal/problem"
 )
@@ -17,7 +18,19 @@ func (g *Gateway) sourceConfig(group dr.GroupID) source.Config {
 		Group: group, Dir: filepath.Join(g.cfg.Dir, "sources", string(group)), RunDir: g.cfg.RunDir,
 		Gateway: g.cfg.Name, Driver: g.driver, Identity: g.cfg.Identity, CaptureArgv: g.cfg.CaptureArgv,
 		Log: g.log.With("group", group), Event: g.events.add, Changed: g.Poke,
+		Committed: func() (dr.Position, map[dr.GroupDisk]*extent.Set, bool) { return g.standby.Committed(group) },
 	}
+}
+
+// seedOf returns what tells the position that the disks of a group's former
+// source hold; zero when that is not known.
+func (g *Gateway) seedOf(group dr.GroupID) func(context.Context) dr.Position {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if s := g.sources[group]; s != nil {
+		return s.CleanSeed()
+	}
+	return func(context.Context) dr.Position { return dr.Position{} }
 }
 
 // openSources goes on with the sources of an earlier process. One that cannot

@@ -15,6 +15,7 @@ import (
 	"rebound/internal/capture"
 	"rebound/internal/control"
 	"rebound/internal/dr"
+	"rebound/internal/extent"
 	"rebound/internal/gateway/statefile"
 	"rebound/internal/identity"
 	"rebound/internal/problem"
@@ -46,6 +47,10 @@ type Config struct {
 	Log         *slog.Logger
 	Event       func(control.Event)
 	Changed     func()
+	// Committed says at which position of the stream that came here before
+	// the members took their disks over, and, by disk, what was written in
+	// that stream after it; ok is false when that is not known. May be nil.
+	Committed func() (pos dr.Position, after map[dr.GroupDisk]*extent.Set, ok bool)
 }
 
 // Group is one group at its source.

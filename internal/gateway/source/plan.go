@@ -6,6 +6,7 @@ import (
 
 	"rebound/internal/capture"
 	"rebound/internal/dr"
+	"rebound/internal/extent"
 	"rebound/internal/resync"
 )
 
@@ -110,10 +111,16 @@ func (a *attempt) plan(ctx context.Context) (capture.SyncRequest, error) {
 	prev := a.opened.PreviousDurable
 	req := capture.SyncRequest{Mode: resync.ModeCompare}
 	var names []string
+	seed, seeded, err := a.differs(ctx)
+	if err != nil {
+		return req, err
+	}
 	switch {
 	case a.opened.Fresh:
 		req.Mode = resync.ModeCopy
 	case st.Compare:
+	case seeded:
+		req.Mode, names = resync.ModeBitmap, st.Bitmaps.names()
 	case a.clean && st.Clean.covers(prev), st.Bitmaps.whole(prev):
 		req.Mode, names = resync.ModeBitmap, st.Bitmaps.names()
 	}
@@ -132,9 +139,13 @@ func (a *attempt) plan(ctx context.Context) (capture.SyncRequest, error) {
 		if err != nil {
 			return req, err
 		}
+		if req.Mode == resync.ModeBitmap && seeded {
+			seed[d].Union(extent.NewSet(disk.Ranges...))
+			disk.Ranges = seed[d].Runs()
+		}
 		req.Disks = append(req.Disks, disk)
 	}
-	a.g.cfg.Log.Info("synchronisation", "mode", req.Mode, "previous", prev, "bitmaps", names)
+	a.g.cfg.Log.Info("synchronisation", "mode", req.Mode, "previous", prev, "bitmaps", names, "seeded", seeded)
 	return req, nil
 }
 

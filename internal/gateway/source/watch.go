@@ -180,7 +180,7 @@ func (a *attempt) lookAtSync(ctx context.Context, st capture.Status, durable dr.
 		return err
 	}
 	a.streaming()
-	return nil
+	return a.dropCommitBitmap(a.g.ctx)
 }
 
 // streaming is called once the synchronisation is durable.

@@ -8,6 +8,7 @@ import (
 
 	"rebound/internal/control"
 	"rebound/internal/dr"
+	"rebound/internal/extent"
 	"rebound/internal/journal"
 	"rebound/internal/problem"
 	"rebound/internal/site"
@@ -197,4 +198,26 @@ func (s *sum) part() func(done, total int64) {
 		}
 		s.report(d, t)
 	}
+}
+
+// Committed says at which position the group's machines took their disks over
+// from its journal, and by disk what the stream held after it.
+func (h *Host) Committed(id dr.GroupID) (dr.Position, map[dr.GroupDisk]*extent.Set, bool) {
+	g, err := h.find(id)
+	if err != nil {
+		return dr.Position{}, nil, false
+	}
+	set := g.settings()
+	pos, after, err := journal.LoadRollbackSet(g.journalDir(), nil)
+	if err != nil || set.Phase != phaseCommitted || pos != set.Commit {
+		return dr.Position{}, nil, false
+	}
+	out := map[dr.GroupDisk]*extent.Set{}
+	for i, d := range set.Request.Disks {
+		if after[uint16(i)] == nil {
+			return dr.Position{}, nil, false
+		}
+		out[d] = after[uint16(i)]
+	}
+	return pos, out, true
 }

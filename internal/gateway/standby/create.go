@@ -60,7 +60,7 @@ func checkCreate(ctx context.Context, d site.Driver, r control.CreateJournalRequ
 
 // createGroup makes machines, bases and journal. It can be cut short anywhere
 // and repeated: the settings are written last.
-func createGroup(ctx context.Context, h *Host, r control.CreateJournalRequest) (*group, control.CreateJournalResult, error) {
+func createGroup(ctx context.Context, h *Host, r control.CreateJournalRequest, seed func(context.Context) dr.Position) (*group, control.CreateJournalResult, error) {
 	var res control.CreateJournalResult
 	for _, def := range r.Definitions {
 		ran, err := reserveMachine(ctx, h.cfg.Driver, def)
@@ -76,10 +76,15 @@ func createGroup(ctx context.Context, h *Host, r control.CreateJournalRequest) (
 		return nil, res, err
 	}
 	res.Seeded = seeded
+	if seeded {
+		res.Seed = seed(ctx)
+	}
+	// Content that is a known moment of the stream is nothing that diverged.
+	diverged := seeded && res.Seed.IsZero()
 	g := &group{id: r.Group, dir: h.groupDir(r.Group), host: h}
 	var jrn *journal.Journal
 	err = whileInUse(ctx, func() (err error) {
-		jrn, err = g.createJournal(ctx, r, bases, seeded)
+		jrn, err = g.createJournal(ctx, r, bases, diverged)
 		return err
 	})
 	if err != nil {
@@ -214,7 +219,7 @@ func hasData(ctx context.Context, path string) (bool, error) {
 }
 
 // createJournal makes the journal, over the remains of an attempt cut short.
-func (g *group) createJournal(ctx context.Context, r control.CreateJournalRequest, bases []string, seeded bool) (*journal.Journal, error) {
+func (g *group) createJournal(ctx context.Context, r control.CreateJournalRequest, bases []string, diverged bool) (*journal.Journal, error) {
 	if err := os.RemoveAll(g.journalDir()); err != nil {
 		return nil, fmt.Errorf("clear journal directory: %w", err)
 	}
@@ -222,7 +227,7 @@ func (g *group) createJournal(ctx context.Context, r control.CreateJournalReques
 		return nil, fmt.Errorf("make journal directory: %w", err)
 	}
 	return journal.Create(ctx, g.journalDir(), journal.Config{
-		Group: r.Group, Generation: r.Generation, Disks: r.Disks, BasePaths: bases, Seeded: seeded,
+		Group: r.Group, Generation: r.Generation, Disks: r.Disks, BasePaths: bases, Seeded: diverged,
 		Definitions: r.Definitions, RedoWindow: r.RedoWindow,
 	}, journal.Options{Logger: g.host.cfg.Log})
 }

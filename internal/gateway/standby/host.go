@@ -194,8 +194,9 @@ func (h *Host) Generation(id dr.GroupID) dr.Generation {
 	return g.generation()
 }
 
-// Create makes a group's journal.
-func (h *Host) Create(ctx context.Context, r control.CreateJournalRequest) (control.CreateJournalResult, error) {
+// Create makes a group's journal. seed tells, once the machines are reserved,
+// which position of the stream their disks hold; zero when that is not known.
+func (h *Host) Create(ctx context.Context, r control.CreateJournalRequest, seed func(context.Context) dr.Position) (control.CreateJournalResult, error) {
 	h.admin.Lock()
 	defer h.admin.Unlock()
 	old, err := h.find(r.Group)
@@ -216,7 +217,7 @@ func (h *Host) Create(ctx context.Context, r control.CreateJournalRequest) (cont
 			return control.CreateJournalResult{}, err
 		}
 	}
-	g, res, err := createGroup(ctx, h, r)
+	g, res, err := createGroup(ctx, h, r, seed)
 	if err != nil {
 		return control.CreateJournalResult{}, err
 	}

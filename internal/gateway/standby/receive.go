@@ -111,7 +111,7 @@ func (r *receiver) openStream(jrn *journal.Journal, hello *link.Hello, durable f
 	}
 	w := link.Welcome{Epoch: hello.Epoch}
 	if hello.Epoch == 0 {
-		w.Fresh = !jrn.Status().Seeded && before.IsZero()
+		w.Fresh = !r.g.settings().Result.Seeded && before.IsZero()
 		w.PreviousDurable = before
 		if w.Epoch, err = jrn.NewEpoch(hello.Generation); err != nil {
 			return link.Welcome{}, nil, err
