@@ -25,7 +25,7 @@ func copies(ctx context.Context, b *bench) error {
 	if c.certs, err = b.NewCerts(); err != nil {
 		return err
 	}
-	if c.standby, err = b.NewStandby(ctx, ""); err != nil {
+	if c.standby, err = b.NewStandby(ctx); err != nil {
 		return err
 	}
 	if c.host, err = b.NewHost(ctx, "source", b.size(), c.certs.Dir); err != nil {

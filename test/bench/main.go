@@ -29,9 +29,12 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	var err error
-	if len(os.Args) == 2 && os.Args[1] == rig.StandbyCommand {
+	switch {
+	case len(os.Args) == 2 && os.Args[1] == rig.StandbyCommand:
 		err = rig.Serve(ctx)
-	} else {
+	case len(os.Args) == 4 && os.Args[1] == rig.CaptureCommand:
+		err = rig.Capture(ctx, os.Args[2], os.Args[3])
+	default:
 		err = run(ctx, os.Args[1:])
 	}
 	if err != nil && !errors.Is(err, flag.ErrHelp) {
@@ -77,10 +80,10 @@ func parse(args []string) (o options, err error) {
 	fs.Int64Var(&o.sizeMiB, "size", 0, "size of the disks in MiB")
 	fs.IntVar(&o.extents, "extents", 0, "writes in the history of the view axes")
 	fs.StringVar(&o.axes, "axes", "", "only these axes, separated by commas")
-	fs.StringVar(&o.out, "out", "out/bench", "folder of the report")
+	fs.StringVar(&o.out, "out", "", "folder of the report (default out/bench, and out/bench-short for the short form)")
 	fs.StringVar(&o.rebound, "rebound", "bin/rebound", "the program to be measured")
 	fs.StringVar(&o.document, "write-docs", "", "document to write the table into")
-	fs.StringVar(&o.profile, "profile", "", "folder for CPU profiles of the standby process")
+	fs.StringVar(&o.profile, "profile", "", "folder for CPU profiles of Rebound's processes, made by this program in the place of the one that ships")
 	if err := fs.Parse(args); err != nil {
 		return o, err
 	}
@@ -95,6 +98,12 @@ func parse(args []string) (o options, err error) {
 		f = forms()[2]
 	}
 	o.form = f.name
+	if o.out == "" {
+		o.out = "out/bench"
+		if *short {
+			o.out = "out/bench-short"
+		}
+	}
 	if o.pairs != 0 || o.seconds != 0 || o.sizeMiB != 0 || o.extents != 0 || o.axes != "" {
 		o.form = "custom"
 	}
@@ -121,6 +130,11 @@ func run(ctx context.Context, args []string) error {
 	}
 	if o.rebound, err = filepath.Abs(o.rebound); err != nil {
 		return err
+	}
+	if o.profile != "" {
+		if err := os.MkdirAll(o.profile, 0o755); err != nil {
+			return fmt.Errorf("make folder of profiles: %w", err)
+		}
 	}
 	if _, err := os.Stat(o.rebound); err != nil {
 		return fmt.Errorf("find the program to be measured: %w", err)

@@ -62,7 +62,7 @@ const rssDisks = 10
 // memory measures what captures and standby take with ten machines of one disk
 // each under 50 MB/s in total.
 func memory(ctx context.Context, b *bench) error {
-	standby, err := b.NewStandby(ctx, "")
+	standby, err := b.NewStandby(ctx)
 	if err != nil {
 		return err
 	}
@@ -142,7 +142,7 @@ func largest(ctx context.Context, standby *rig.Standby, all []*rig.Ours) (most t
 
 // views measures views of a long history.
 func views(ctx context.Context, b *bench) error {
-	standby, err := b.NewStandby(ctx, "")
+	standby, err := b.NewStandby(ctx)
 	if err != nil {
 		return err
 	}

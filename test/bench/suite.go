@@ -102,6 +102,7 @@ func (b *bench) inside(ctx context.Context, m measurement) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.Rig.Close()) }()
+	b.Rig.Profiles = b.profile
 	return m.run(ctx, b)
 }
 

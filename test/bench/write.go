@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"time"
 
 	"rebound/test/bench/report"
@@ -15,11 +14,7 @@ const saturated = "where the standby does not keep up, the source is held back i
 
 // ours starts a host and Rebound's data path behind it, with everything copied.
 func (b *bench) ours(ctx context.Context, o rig.Options) (*rig.Host, *rig.Ours, *rig.Standby, error) {
-	profile := ""
-	if b.profile != "" {
-		profile = filepath.Join(b.profile, b.specs[0].Name+".standby.pprof")
-	}
-	standby, err := b.NewStandby(ctx, profile)
+	standby, err := b.NewStandby(ctx)
 	if err != nil {
 		return nil, nil, nil, err
 	}

@@ -61,9 +61,11 @@ func (r *Rig) NewOurs(ctx context.Context, host *Host, standby *Standby, o Optio
 		return nil, err
 	}
 	defer out.Close()
-	u.proc, err = capture.Start(ctx, capture.SupervisorConfig{
-		Dir: u.run, Argv: []string{r.Rebound, "capture", "--dir", u.run}, Output: out,
-	})
+	argv := []string{r.Rebound, "capture", "--dir", u.run}
+	if r.Profiles != "" {
+		argv = []string{r.Self, CaptureCommand, u.run, r.profile("capture-" + host.name)}
+	}
+	u.proc, err = capture.Start(ctx, capture.SupervisorConfig{Dir: u.run, Argv: argv, Output: out})
 	if err != nil {
 		return nil, fmt.Errorf("start capture: %w", err)
 	}
@@ -83,6 +85,9 @@ func (r *Rig) NewOurs(ctx context.Context, host *Host, standby *Standby, o Optio
 
 func (u *Ours) close() error {
 	u.stopBeacons()
+	ctx, cancel := context.WithTimeout(context.Background(), endPatience)
+	defer cancel()
+	_ = u.proc.Client().Shutdown(ctx) // in order, so that a profile is written
 	u.proc.Kill()
 	return nil
 }

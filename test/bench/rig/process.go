@@ -30,11 +30,21 @@ type Rig struct {
 	Rebound, Self string
 	// Data is on the disk that is measured; Raw takes the tools' output.
 	Data, Raw string
-	run       string // short paths, for sockets
+	// Profiles is a folder for CPU profiles of Rebound's processes; empty: none.
+	Profiles string
+	run      string // short paths, for sockets
 	axis      string
 
 	mu      sync.Mutex
 	cleanup []func() error
+}
+
+// profile names the file for a process's profile; empty where none are wanted.
+func (r *Rig) profile(process string) string {
+	if r.Profiles == "" {
+		return ""
+	}
+	return filepath.Join(r.Profiles, r.axis+"."+process+".pprof")
 }
 
 // New makes the directories of an axis: data below work, sockets in the

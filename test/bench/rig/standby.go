@@ -29,9 +29,8 @@ type Standby struct {
 	views    string
 }
 
-// NewStandby starts the standby process. profile is a file for its CPU profile,
-// or empty.
-func (r *Rig) NewStandby(ctx context.Context, profile string) (*Standby, error) {
+// NewStandby starts the standby process.
+func (r *Rig) NewStandby(ctx context.Context) (*Standby, error) {
 	dir := filepath.Join(r.run, "ca")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make authority: %w", err)
@@ -55,7 +54,7 @@ func (r *Rig) NewStandby(ctx context.Context, profile string) (*Standby, error) 
 	s.addr, s.views = "127.0.0.1:"+port, filepath.Join(r.run, "views.sock")
 	cfg := serveConfig{
 		Dir: filepath.Join(r.Data, "standby"), Control: filepath.Join(r.run, "standby.sock"), Views: s.views,
-		Port: port, Identity: own, Profile: profile,
+		Port: port, Identity: own, Profile: r.profile("standby"),
 	}
 	in, err := json.Marshal(cfg)
 	if err != nil {
@@ -107,4 +106,3 @@ func (s *Standby) ViewURI() string { return unixURI(s.views, viewExport) }
 
 // FileURI is the address of the plain file.
 func (s *Standby) FileURI() string { return unixURI(s.views, fileExport) }
-

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime/pprof"
 	"sync"
 	"syscall"
 	"time"
@@ -44,17 +43,10 @@ func Serve(ctx context.Context) error {
 	if err := json.NewDecoder(os.Stdin).Decode(&cfg); err != nil {
 		return fmt.Errorf("read configuration: %w", err)
 	}
-	if cfg.Profile != "" {
-		f, err := os.Create(cfg.Profile)
-		if err != nil {
-			return fmt.Errorf("profile: %w", err)
-		}
-		defer f.Close()
-		if err := pprof.StartCPUProfile(f); err != nil {
-			return fmt.Errorf("profile: %w", err)
-		}
-		defer pprof.StopCPUProfile()
-	}
+	return profiled(cfg.Profile, func() error { return serve(ctx, cfg) })
+}
+
+func serve(ctx context.Context, cfg serveConfig) error {
 	h := &keeper{cfg: cfg, groups: map[dr.GroupID]*kept{}}
 	defer h.close()
 	conf, err := cfg.Identity.ServerTLS(identity.RoleGateway)
