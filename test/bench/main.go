@@ -128,8 +128,14 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	if o.rebound, err = filepath.Abs(o.rebound); err != nil {
-		return err
+	// The processes are told of them, and journals take no other paths.
+	for _, p := range []*string{&o.out, &o.rebound, &o.profile} {
+		if *p == "" {
+			continue
+		}
+		if *p, err = filepath.Abs(*p); err != nil {
+			return err
+		}
 	}
 	if o.profile != "" {
 		if err := os.MkdirAll(o.profile, 0o755); err != nil {

@@ -87,7 +87,13 @@ func (u *Ours) close() error {
 	u.stopBeacons()
 	ctx, cancel := context.WithTimeout(context.Background(), endPatience)
 	defer cancel()
-	_ = u.proc.Client().Shutdown(ctx) // in order, so that a profile is written
+	// In order, so that a profile is written.
+	if err := u.proc.Client().Shutdown(ctx); err == nil {
+		select {
+		case <-u.proc.Done():
+		case <-ctx.Done():
+		}
+	}
 	u.proc.Kill()
 	return nil
 }
@@ -230,8 +236,21 @@ func (u *Ours) Drain(ctx context.Context) (time.Duration, error) {
 	return time.Since(begin), err
 }
 
+// ended tells why the capture process has ended, if it has.
+func (u *Ours) ended() error {
+	select {
+	case <-u.proc.Done():
+		return fmt.Errorf("the capture process of %s has ended: %v", u.host.name, u.proc.Err())
+	default:
+		return nil
+	}
+}
+
 // why tells why an epoch was sealed, if it was.
 func (u *Ours) why(ctx context.Context) error {
+	if err := u.ended(); err != nil {
+		return err
+	}
 	s, err := u.proc.Client().Status(ctx)
 	if err != nil || s.State == capture.StateOpen {
 		return err
@@ -292,6 +311,9 @@ func MemoryOfAll(standby *Standby, all []*Ours) (ofStandby, ofCaptures Memory, e
 	ofStandby, err = MemoryOf(standby.proc.pid())
 	errs := []error{err}
 	for _, u := range all {
+		if err := u.ended(); err != nil {
+			return ofStandby, ofCaptures, err
+		}
 		m, err := MemoryOf(u.proc.PID())
 		errs = append(errs, err)
 		ofCaptures.Resident += m.Resident

@@ -33,7 +33,7 @@ type Rig struct {
 	// Profiles is a folder for CPU profiles of Rebound's processes; empty: none.
 	Profiles string
 	run      string // short paths, for sockets
-	axis      string
+	axis     string
 
 	mu      sync.Mutex
 	cleanup []func() error
