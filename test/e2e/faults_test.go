@@ -65,7 +65,7 @@ func (r *rig) noStall(what string, fault func()) {
 	from := time.Now()
 	fault()
 	r.working()
-	stall := r.longestStall("web", from, time.Now())
+	stall := r.longestStall(r.names[0], from, time.Now())
 	r.t.Logf("%s: the guest's longest stall was %v", what, stall.Round(time.Millisecond))
 	if stall > maxStall+slowMachine {
 		r.t.Errorf("%s: the guest stalled for %v", what, stall)
@@ -248,4 +248,14 @@ func (r *rig) event(code string) {
 		}
 		return errors.New("there are only " + strings.Join(codes, " "))
 	})
+}
+
+// stopProcess freezes a process while something happens.
+func stopProcess(pid int, meanwhile func()) error {
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		return err
+	}
+	defer func() { _ = syscall.Kill(pid, syscall.SIGCONT) }() // it may have been killed
+	meanwhile()
+	return nil
 }

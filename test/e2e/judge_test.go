@@ -120,6 +120,7 @@ func (r *rig) noGuestErrors(site dr.SiteID, name string) {
 // verify compares both ends byte by byte, through the product's own verify.
 func (r *rig) verify() {
 	r.t.Helper()
+	r.untilState(lifecycle.Protected)
 	job := r.operate(lifecycle.Verify, rest.OperationRequest{})
 	for _, task := range job.Tasks {
 		if task.Name != "verify" {

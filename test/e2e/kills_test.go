@@ -40,7 +40,7 @@ type killer struct {
 // machinery rests again; a strike falls somewhere in it.
 var spans = map[lifecycle.Operation]time.Duration{
 	lifecycle.Protect: 4 * time.Second, lifecycle.Failover: 7 * time.Second, lifecycle.Failback: 7 * time.Second,
-	lifecycle.ChangePoint: 7 * time.Second, lifecycle.Commit: 4 * time.Second, lifecycle.Reprotect: 5 * time.Second,
+	lifecycle.ChangePoint: 7 * time.Second, lifecycle.Commit: 2 * time.Second, lifecycle.Reprotect: 5 * time.Second,
 }
 
 // draw chooses a strike against one of the victims; nil without victims.
@@ -49,9 +49,10 @@ func (k *killer) draw(op lifecycle.Operation, victims []string) *strike {
 		return nil
 	}
 	rng := k.r.rng
+	early := rng.Float64() // most steps are short and come first
 	return &strike{
 		victim: victims[rng.IntN(len(victims))],
-		after:  time.Duration(rng.Int64N(int64(spans[op]))),
+		after:  time.Duration(early * early * float64(spans[op])),
 		down:   time.Duration(rng.IntN(1500)) * time.Millisecond,
 	}
 }

@@ -41,7 +41,10 @@ type options struct {
 	// volume, when not empty, is the size of a volume of its own for the
 	// cloud's journals, as tmpfs takes it.
 	volume string
-	limit  time.Duration // of the whole test; 0 is 5 minutes
+	// foreign leaves the guests' disks where they were built: the test starts
+	// the machines itself.
+	foreign bool
+	limit   time.Duration // of the whole test; 0 is 5 minutes
 }
 
 // rig is a world with guests and what is known of their history.
@@ -111,7 +114,9 @@ func newRig(t *testing.T, o options) *rig {
 	must(t, err)
 	for i := range o.guests {
 		r.build(i)
-		must(t, r.w.AddMachine(ctx, demo.HomeSite, r.built[o.guests[i]]))
+		if !o.foreign {
+			must(t, r.w.AddMachine(ctx, demo.HomeSite, r.built[o.guests[i]]))
+		}
 	}
 	r.policy()
 	return r
@@ -223,8 +228,10 @@ func (r *rig) start() {
 // newBoots waits for a boot of every guest after a time.
 func (r *rig) newBoots(after time.Time) {
 	r.t.Helper()
+	ctx, cancel := context.WithTimeout(r.ctx, patience)
+	defer cancel()
 	for _, name := range r.names {
-		s, err := r.w.Collector.WaitBoot(r.ctx, name, after)
+		s, err := r.w.Collector.WaitBoot(ctx, name, after)
 		if err != nil {
 			r.t.Fatalf("no boot of %s: %v", name, err)
 		}

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"rebound/internal/dr"
@@ -221,7 +223,17 @@ func (r *reader) board(ctx context.Context) error {
 	return nil
 }
 
-// disks takes the hard disks that can be written, in QEMU's order.
+// foundDisk is a disk of the machine and what decides its place in the
+// definition, whose order is the boot order.
+type foundDisk struct {
+	row         deviceRow
+	bus, serial string
+	boot, addr  int
+}
+
+// disks takes the hard disks that can be written, in the order in which the
+// firmware tries them: by their bootindex, and those without one after them, by
+// their PCI address. QEMU's own order says nothing: it lists -drive first.
 func (r *reader) disks(ctx context.Context) error {
 	rows, err := qmp.Call[[]deviceRow](ctx, r.mon, "query-block", nil)
 	if err != nil {
@@ -231,33 +243,59 @@ func (r *reader) disks(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	buses := map[string]string{"virtio-blk-device": "virtio", "scsi-hd": "scsi", "ide-hd": "sata"}
+	var found []foundDisk
 	for _, row := range rows {
 		if row.Inserted == nil || row.Inserted.ReadOnly || row.Qdev == "" {
 			continue
 		}
-		kind, err := get[string](ctx, r.mon, row.Qdev, "type")
+		d, ok, err := r.disk(ctx, row)
 		if err != nil {
 			return err
 		}
-		if kind == "scsi-cd" || kind == "ide-cd" || kind == "floppy" || strings.HasPrefix(kind, "cfi.pflash") {
-			continue
+		if ok {
+			found = append(found, d)
 		}
-		bus, known := buses[kind]
-		shared, err := get[bool](ctx, r.mon, row.Qdev, "share-rw")
-		if err != nil {
-			return err
-		}
-		if !known || shared {
-			return problem.New(problem.DiskNotSupported, "the device %s (%s) of file %s: it is shared, or of a kind that is not known", row.Qdev, kind, row.Inserted.File)
-		}
-		serial, err := get[string](ctx, r.mon, row.Qdev, "serial")
-		if err != nil {
-			return err
-		}
-		r.addDisk(row, bus, serial, g.below(row.Inserted.Name) != row.Inserted.Name)
+	}
+	slices.SortStableFunc(found, func(a, b foundDisk) int {
+		return cmp.Or(cmp.Compare(a.boot, b.boot), cmp.Compare(a.addr, b.addr))
+	})
+	for _, d := range found {
+		r.addDisk(d.row, d.bus, d.serial, g.below(d.row.Inserted.Name) != d.row.Inserted.Name)
 	}
 	return nil
+}
+
+// disk looks at one device; ok is false for what is no hard disk.
+func (r *reader) disk(ctx context.Context, row deviceRow) (d foundDisk, ok bool, err error) {
+	kind, err := get[string](ctx, r.mon, row.Qdev, "type")
+	if err != nil {
+		return d, false, err
+	}
+	if kind == "scsi-cd" || kind == "ide-cd" || kind == "floppy" || strings.HasPrefix(kind, "cfi.pflash") {
+		return d, false, nil
+	}
+	bus, known := map[string]string{"virtio-blk-device": "virtio", "scsi-hd": "scsi", "ide-hd": "sata"}[kind]
+	shared, err := get[bool](ctx, r.mon, row.Qdev, "share-rw")
+	if err != nil {
+		return d, false, err
+	}
+	if !known || shared {
+		return d, false, problem.New(problem.DiskNotSupported, "the device %s (%s) of file %s: it is shared, or of a kind that is not known", row.Qdev, kind, row.Inserted.File)
+	}
+	d = foundDisk{row: row, bus: bus}
+	if d.serial, err = get[string](ctx, r.mon, row.Qdev, "serial"); err != nil {
+		return d, false, err
+	}
+	if d.boot, err = get[int](ctx, r.mon, row.Qdev, "bootindex"); err != nil {
+		return d, false, err
+	}
+	if d.boot < 0 { // none was given
+		d.boot = math.MaxInt
+	}
+	if card, virtio := strings.CutSuffix(row.Qdev, "/virtio-backend"); virtio {
+		d.addr, err = get[int](ctx, r.mon, card, "addr")
+	}
+	return d, err == nil, err
 }
 
 func (r *reader) addDisk(row deviceRow, bus, serial string, captured bool) {

@@ -132,3 +132,32 @@ func TestDisksInIOThreadsAreRefused(t *testing.T) {
 		}
 	}
 }
+
+// TestImportKeepsTheBootOrder: QEMU lists disks of -drive before those of
+// -blockdev, whatever the firmware boots from.
+func TestImportKeepsTheBootOrder(t *testing.T) {
+	needQEMU(t)
+	dir, err := os.MkdirTemp("", "rbimp")
+	must(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	for name, size := range map[string]int{"c.img": 4 << 20, "d.img": 8 << 20} {
+		must(t, os.WriteFile(filepath.Join(dir, name), make([]byte, size), 0o600))
+	}
+	socket := startForeign(
+		t, dir,
+		"-blockdev", "node-name=c,driver=raw,file.driver=file,file.filename=c.img", "-device", "virtio-blk-pci,drive=c,bootindex=0",
+		"-blockdev", "node-name=d,driver=raw,file.driver=file,file.filename=d.img", "-device", "virtio-blk-pci,drive=d,addr=0x1f",
+	)
+	d, err := New(Config{Dir: filepath.Join(dir, "s"), Accel: "tcg"})
+	must(t, err)
+	t.Cleanup(func() { _ = d.Close() })
+	m, err := d.Import(testContext(t), socket, "")
+	must(t, err)
+	var sizes []int64
+	for _, disk := range m.Definition.Disks {
+		sizes = append(sizes, disk.SizeBytes>>20)
+	}
+	if want := []int64{4, 2, 1, 8}; !slices.Equal(sizes, want) {
+		t.Errorf("disks of %v MiB, want %v: the one with a bootindex first, then IDE, then by PCI address", sizes, want)
+	}
+}
