@@ -146,7 +146,7 @@ func views(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	h, err := standby.View(ctx, rig.HistoryArgs{DiskBytes: 100 << 30, Extents: b.extents, Opens: 4 * b.pairs})
+	h, err := standby.View(ctx, rig.HistoryArgs{DiskBytes: 100 << 30, Extents: b.extents, Opens: b.pairs + 3})
 	if err != nil {
 		return err
 	}
