@@ -133,14 +133,19 @@ func killAll(pids []int) error {
 	return nil
 }
 
-// gone reports whether a process has ended; one that waits to be reaped has.
+// gone reports whether a process has ended, all its threads and so its sockets
+// too; one that only waits to be reaped has.
 func gone(pid int) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return true
 	}
 	_, rest, ok := bytes.Cut(b, []byte(") "))
-	return ok && len(rest) > 0 && rest[0] == 'Z'
+	if !ok || len(rest) == 0 || rest[0] != 'Z' {
+		return false
+	}
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	return err != nil || len(threads) <= 1
 }
 
 // killLeftovers ends whatever still works on the world's directories: guests
