@@ -65,15 +65,15 @@ type rig struct {
 	boots map[string]string
 }
 
-// seed of this run: $SEED or the clock.
+// chooseSeed returns $REBOUND_SEED or the clock.
 func chooseSeed(t *testing.T) uint64 {
 	seed := uint64(time.Now().UnixNano())
-	if s := os.Getenv("SEED"); s != "" {
+	if s := os.Getenv("REBOUND_SEED"); s != "" {
 		n, err := strconv.ParseUint(s, 10, 64)
 		must(t, err)
 		seed = n
 	}
-	t.Logf("seed %d (set SEED to repeat)", seed)
+	t.Logf("seed %d (set REBOUND_SEED to repeat)", seed)
 	return seed
 }
 
