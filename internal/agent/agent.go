@@ -149,7 +149,7 @@ func enrolled(ctx context.Context, cfg Config) (identity.Bundle, error) {
 	if err != nil {
 		return id, problem.Wrap(err, problem.InvalidRequest, "the vault's CA certificate cannot be used")
 	}
-	key, csr, err := identity.NewRequest(cfg.Machine)
+	key, csr, err := identity.PendingRequest(cfg.StateDir, cfg.Machine)
 	if err != nil {
 		return id, err
 	}
@@ -176,6 +176,9 @@ func enrolled(ctx context.Context, cfg Config) (identity.Bundle, error) {
 		return id, fmt.Errorf("save agent's identity: %w", err)
 	}
 	if err := syncDirs(cfg.StateDir, filepath.Dir(cfg.StateDir)); err != nil {
+		return id, err
+	}
+	if err := identity.ClearPending(cfg.StateDir); err != nil {
 		return id, err
 	}
 	cfg.Logger.Info("enrolled", "vault", res.Vault, "machine", cfg.Machine)

@@ -53,7 +53,7 @@ func Enroll(ctx context.Context, dir string, e Enrolment, passphrase string, caP
 	if err != nil {
 		return problem.Wrap(err, problem.InvalidRequest, "the vault's certificate")
 	}
-	keyPEM, csrPEM, err := identity.NewRequest(string(e.Name))
+	keyPEM, csrPEM, err := identity.PendingRequest(identityDir(dir), string(e.Name))
 	if err != nil {
 		return err
 	}
@@ -68,5 +68,8 @@ func Enroll(ctx context.Context, dir string, e Enrolment, passphrase string, caP
 		return err
 	}
 	e.Site = res.Site
-	return statefile.Save(enrolmentPath(dir), e)
+	if err := statefile.Save(enrolmentPath(dir), e); err != nil {
+		return err
+	}
+	return identity.ClearPending(identityDir(dir))
 }

@@ -165,3 +165,30 @@ func TestFilesRoundTrip(t *testing.T) {
 		t.Errorf("reopened CA %v: %v", again, err)
 	}
 }
+
+// TestPendingRequestIsTheSameAgain: an enrolment cut short asks the same.
+func TestPendingRequestIsTheSameAgain(t *testing.T) {
+	dir := t.TempDir()
+	key, csr, err := PendingRequest(dir, "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key2, csr2, err := PendingRequest(dir, "web")
+	if err != nil || string(key) != string(key2) || string(csr) != string(csr2) {
+		t.Fatalf("the second request differs: %v", err)
+	}
+	ca := testCA(t, "v1")
+	cert, err := ca.Sign(csr2, RoleAgent, "web", time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (Bundle{CA: ca.PEM(), Cert: cert, Key: key2}).ServerTLS(RoleVault); err != nil {
+		t.Errorf("key and certificate do not fit: %v", err)
+	}
+	if err := ClearPending(dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, csr3, err := PendingRequest(dir, "web"); err != nil || string(csr3) == string(csr) {
+		t.Errorf("a new enrolment asks the old: %v", err)
+	}
+}

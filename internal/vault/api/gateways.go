@@ -108,7 +108,7 @@ func (s *Server) issue(ctx context.Context, req control.EnrollRequest) (control.
 	block, _ := pem.Decode(cert)
 	ends := s.Now().Add(certificateLife).UTC()
 	err = s.Store.Update(ctx, func(tx *store.Tx) error {
-		ok, err := tx.TakeEnrollment(req.Role, req.Name, req.Passphrase, s.Now())
+		ok, err := tx.TakeEnrollment(req.Role, req.Name, req.Passphrase, req.CSR, s.Now())
 		if err != nil {
 			return err
 		}

@@ -117,16 +117,18 @@ func (t *Tx) Gateways(siteID dr.SiteID) ([]Gateway, error) {
 // PutEnrollment keeps the hash of a passphrase, in place of an earlier one.
 func (t *Tx) PutEnrollment(role, name, passphrase string, expires time.Time) error {
 	sum := sha256.Sum256([]byte(passphrase))
-	_, err := t.exec("INSERT INTO enrollments(role, name, hash, expires) VALUES(?, ?, ?, ?) ON CONFLICT(role, name) DO UPDATE SET hash = excluded.hash, expires = excluded.expires", role, name, sum[:], stamp(expires))
+	_, err := t.exec("INSERT INTO enrollments(role, name, hash, expires) VALUES(?, ?, ?, ?) ON CONFLICT(role, name) DO UPDATE SET hash = excluded.hash, expires = excluded.expires, holder = NULL", role, name, sum[:], stamp(expires))
 	return err
 }
 
-// TakeEnrollment uses a passphrase up. It reports whether it was right and in
-// time; a wrong one stays usable by whoever has the right one.
-func (t *Tx) TakeEnrollment(role, name, passphrase string, now time.Time) (bool, error) {
-	var hash []byte
+// TakeEnrollment gives a passphrase to the one certificate request that uses it.
+// It reports whether it was right and in time, and whether no other request had
+// it; the same request may come again, from a holder that died before it had
+// kept the answer. A wrong one stays usable by whoever has the right one.
+func (t *Tx) TakeEnrollment(role, name, passphrase, csr string, now time.Time) (bool, error) {
+	var hash, holder []byte
 	var expires string
-	err := t.tx.QueryRowContext(t.ctx, "SELECT hash, expires FROM enrollments WHERE role = ? AND name = ?", role, name).Scan(&hash, &expires)
+	err := t.tx.QueryRowContext(t.ctx, "SELECT hash, expires, holder FROM enrollments WHERE role = ? AND name = ?", role, name).Scan(&hash, &expires, &holder)
 	if errors.Is(err, sql.ErrNoRows) {
 		return false, nil
 	}
@@ -137,7 +139,11 @@ func (t *Tx) TakeEnrollment(role, name, passphrase string, now time.Time) (bool,
 	if subtle.ConstantTimeCompare(sum[:], hash) != 1 || expires < stamp(now) {
 		return false, nil
 	}
-	_, err = t.exec("DELETE FROM enrollments WHERE role = ? AND name = ?", role, name)
+	mine := sha256.Sum256([]byte(csr))
+	if holder != nil {
+		return subtle.ConstantTimeCompare(mine[:], holder) == 1, nil
+	}
+	_, err = t.exec("UPDATE enrollments SET holder = ? WHERE role = ? AND name = ?", mine[:], role, name)
 	return err == nil, err
 }
 

@@ -86,18 +86,25 @@ func TestFailedTransactionLeavesNothing(t *testing.T) {
 func TestPassphraseWorksOnceAndInTime(t *testing.T) {
 	s := prepared(t)
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	take := func(pass string, at time.Time) (ok bool) {
-		do(t, s, func(tx *Tx) (err error) { ok, err = tx.TakeEnrollment("gateway", "g", pass, at); return err })
+	take := func(pass, csr string, at time.Time) (ok bool) {
+		do(t, s, func(tx *Tx) (err error) { ok, err = tx.TakeEnrollment("gateway", "g", pass, csr, at); return err })
 		return ok
 	}
 	do(t, s, func(tx *Tx) error { return tx.PutEnrollment("gateway", "g", "right", now.Add(time.Hour)) })
 	for _, c := range []struct {
-		pass string
-		at   time.Time
-		ok   bool
-	}{{"wrong", now, false}, {"right", now.Add(2 * time.Hour), false}, {"right", now, true}, {"right", now, false}} {
-		if got := take(c.pass, c.at); got != c.ok {
-			t.Errorf("take(%s, %v) = %v", c.pass, c.at, got)
+		pass, csr string
+		at        time.Time
+		ok        bool
+	}{
+		{"wrong", "a", now, false},
+		{"right", "a", now.Add(2 * time.Hour), false},
+		{"right", "a", now, true},
+		{"right", "b", now, false},
+		{"right", "a", now, true}, // the answer did not reach its holder
+		{"right", "a", now.Add(2 * time.Hour), false},
+	} {
+		if got := take(c.pass, c.csr, c.at); got != c.ok {
+			t.Errorf("take(%s, %s, %v) = %v", c.pass, c.csr, c.at, got)
 		}
 	}
 }
