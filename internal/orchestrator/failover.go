@@ -102,9 +102,7 @@ func shutDownSource(ctx context.Context, r *run) error {
 	defer cancel()
 	ctx, cancel = r.untilCancelled(ctx)
 	defer cancel()
-	err := r.each(ctx, func(ctx context.Context, m store.Member) error {
-		return r.source().StopMachine(ctx, r.origin(string(m.Machine)), control.StopRequest{Machine: m.Machine, Mode: site.GracefulThenHard, Timeout: limit})
-	})
+	err := r.stopSource(ctx, r.attempt)
 	if err == nil {
 		r.set("stopped", true)
 		return nil
@@ -114,6 +112,18 @@ func shutDownSource(ctx context.Context, r *run) error {
 	}
 	r.warn("not every source machine was shut down: %v", err)
 	return nil
+}
+
+const shutDownTask = "shut-down-source"
+
+// stopSource stops every member at the source, or joins an attempt to do so
+// that is still running there.
+func (r *run) stopSource(ctx context.Context, attempt int) error {
+	limit := seconds(r.policy.ShutdownTimeout)
+	return r.each(ctx, func(ctx context.Context, m store.Member) error {
+		o := r.originOf(shutDownTask, string(m.Machine), attempt)
+		return r.source().StopMachine(ctx, o, control.StopRequest{Machine: m.Machine, Mode: site.GracefulThenHard, Timeout: limit})
+	})
 }
 
 // drain sends what the source wrote last. Planned, all must arrive; unplanned,
@@ -153,7 +163,7 @@ func (r *run) brief(ctx context.Context) context.Context {
 
 func (r *run) stopped() bool {
 	for _, t := range r.job.Tasks {
-		if t.Name == "shut-down-source" {
+		if t.Name == shutDownTask {
 			done, _ := t.Result["stopped"].(bool)
 			return done
 		}
@@ -350,8 +360,18 @@ func resumeSource(ctx context.Context, r *run) error { return r.replicate(ctx, t
 // restoreSource brings the source back when a failover ended before the
 // generation was raised: its machines were shut down for nothing.
 func restoreSource(ctx context.Context, r *run) error {
-	if !r.began("shut-down-source") || r.shutdown() == "skip" {
+	if !r.began(shutDownTask) || r.shutdown() == "skip" {
 		return nil
+	}
+	// A cancel ended our wait for the shutdown, not the shutdown: it would
+	// stop machines that were just started again.
+	for _, t := range r.job.Tasks {
+		if t.Name != shutDownTask {
+			continue
+		}
+		if err := r.stopSource(control.WithPatience(ctx, prerequisitePatience), t.Attempt); err != nil {
+			r.warn("not every source machine was shut down before it is started again: %v", err)
+		}
 	}
 	if err := r.replicate(control.WithPatience(ctx, prerequisitePatience), true, dr.Position{}); err != nil {
 		return fmt.Errorf("start the source machines again: %w", err)

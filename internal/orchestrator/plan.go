@@ -31,7 +31,7 @@ func catalogue() map[string]task {
 		{name: "create-journal", title: "Create the journal and the standby machines", run: createJournal},
 		{name: "start-replication", title: "Attach the machines and begin the synchronisation", run: startReplication},
 		{name: "check-point", title: "Check the recovery point", always: true, run: checkPoint},
-		{name: "shut-down-source", title: "Shut the source machines down", run: shutDownSource},
+		{name: shutDownTask, title: "Shut the source machines down", run: shutDownSource},
 		{name: "drain", title: "Send what the source machines wrote last", run: drain},
 		{name: "raise-generation", title: "Make the other site the active one", beyond: true, run: raiseToStandby},
 		{name: "seal", title: "Close the journal for the old source", run: seal},

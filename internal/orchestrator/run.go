@@ -78,12 +78,17 @@ func (r *run) set(key string, v any) {
 // origin names a command of this task. sub tells the commands of one task
 // apart; a task that a restart runs again is another task to the gateways.
 func (r *run) origin(sub string) control.Origin {
-	name := r.task.name
+	return r.originOf(r.task.name, sub, r.attempt)
+}
+
+// originOf is the origin of a command of any task of the job: by it a command
+// that an earlier task left running is joined.
+func (r *run) originOf(name, sub string, attempt int) control.Origin {
 	if sub != "" {
 		name += "/" + sub
 	}
-	if r.attempt > 1 {
-		name = fmt.Sprintf("%s#%d", name, r.attempt)
+	if attempt > 1 {
+		name = fmt.Sprintf("%s#%d", name, attempt)
 	}
 	return control.Origin{Job: r.job.ID, Task: name, Lease: r.o.lease.epoch}
 }
