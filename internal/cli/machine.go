@@ -14,8 +14,8 @@ import (
 )
 
 func (a *app) newMachine() *cobra.Command {
-	return a.parent("machine", "Machines at the sites: list, import, protect", "  rebound machine list\n  rebound machine protect web db --to cloud --group shop",
-		a.newMachineList(), a.newMachineShow(), a.newMachineImport(), a.newMachineProtect())
+	return a.parent("machine", "Machines at the sites: list, import, protect, start, stop", "  rebound machine list\n  rebound machine protect web db --to cloud --group shop",
+		a.newMachineList(), a.newMachineShow(), a.newMachineImport(), a.newMachineProtect(), a.newMachineStart(), a.newMachineStop())
 }
 
 func (a *app) newMachineList() *cobra.Command {

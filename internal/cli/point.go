@@ -67,12 +67,11 @@ any moment at all can be chosen. --from and --to take an RFC 3339 time, a local
 func (a *app) newPointCreate() *cobra.Command {
 	return a.newOperation(operation{
 		op: lifecycle.CreatePoint, use: "create", short: "Create a named recovery point now",
-		long: `Create a named recovery point (a bookmark) of a group at its present moment. With
---app-consistent the guests' file systems are frozen for it.`,
+		long: `Create a named recovery point (a bookmark) of a group at its present moment. It is
+crash-consistent: what the disks would hold after a power cut.`,
 		example: "  rebound point create shop --name before-upgrade",
 		flags: func(cmd *cobra.Command, req *rest.OperationRequest) {
 			cmd.Flags().StringVar(&req.Name, "name", "", "the point's name (needed)")
-			cmd.Flags().BoolVar(&req.AppConsistent, "app-consistent", false, "freeze the guests' file systems for it")
 		},
 		check: func(req *rest.OperationRequest) error {
 			if req.Name == "" {
