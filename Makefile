@@ -3,7 +3,7 @@
 # run again at any time.
 
 BIN   := bin/rebound
-FLAGS := -trimpath -ldflags '-s -w'
+FLAGS := -trimpath -buildvcs=false -ldflags '-s -w'
 
 .PHONY: all build deps test lint fuzz e2e demo bench soak sabotage clean
 
