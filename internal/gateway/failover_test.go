@@ -1,6 +1,7 @@
 package gateway_test
 
 import (
+	"context"
 	"errors"
 	"sync"
 	"testing"
@@ -82,7 +83,8 @@ func TestPlannedRoundTrip(t *testing.T) {
 	// Reprotect: the old disks are the seed, of a known position, so that
 	// only what was written since is looked at.
 	w.scribble(w.cloud)
-	w.home.seed = w.home.src.CleanSeed()
+	seed := w.home.src.Seed()
+	w.home.seed = func(ctx context.Context) dr.Position { return seed.Position(ctx, w.home.driver) }
 	w.must(w.home.src.Forget(w.ctx))
 	w.home.closeSource()
 	w.home.openHost()

@@ -71,7 +71,7 @@ type Gateway struct {
 // Open reads the gateway's state, binds its data port and serves the views that
 // machines run on; all else is Run's.
 func Open(ctx context.Context, cfg Config) (*Gateway, error) {
-	for _, dir := range []string{cfg.Dir, cfg.RunDir, filepath.Join(cfg.Dir, "sources")} {
+	for _, dir := range []string{cfg.Dir, cfg.RunDir, filepath.Join(cfg.Dir, "sources"), filepath.Join(cfg.Dir, "seeds")} {
 		if err := statefile.MakeDir(dir); err != nil {
 			return nil, fmt.Errorf("make gateway directory: %w", err)
 		}

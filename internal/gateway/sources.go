@@ -22,17 +22,6 @@ func (g *Gateway) sourceConfig(group dr.GroupID) source.Config {
 	}
 }
 
-// seedOf returns what tells the position that the disks of a group's former
-// source hold; zero when that is not known.
-func (g *Gateway) seedOf(group dr.GroupID) func(context.Context) dr.Position {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if s := g.sources[group]; s != nil {
-		return s.CleanSeed()
-	}
-	return func(context.Context) dr.Position { return dr.Position{} }
-}
-
 // openSources goes on with the sources of an earlier process. One that cannot
 // be read is told of and left alone; the others go on.
 func (g *Gateway) openSources(ctx context.Context) error {
@@ -86,6 +75,9 @@ func (g *Gateway) dropSource(ctx context.Context, group dr.GroupID) error {
 	g.mu.Unlock()
 	if s == nil {
 		return nil
+	}
+	if err := g.keepSeed(group, s.Seed()); err != nil {
+		return err
 	}
 	if err := s.Forget(ctx); err != nil {
 		return err

@@ -5,22 +5,33 @@ import (
 	"fmt"
 	"slices"
 
+	"rebound/internal/control"
 	"rebound/internal/dr"
 	"rebound/internal/extent"
 	"rebound/internal/site"
 )
 
-// CleanSeed returns what tells, later, which position of its stream the group's
-// disks hold: the one at which it ended clean, if nobody has written to them
-// since; else zero. It is asked once the members' disks are reserved.
-func (g *Group) CleanSeed() func(context.Context) dr.Position {
+// Seed is what a source that ended clean leaves behind: which position of its
+// stream the disks hold, and how to see that nobody has written to them since.
+// It outlives the source, which is forgotten at the commit.
+type Seed struct {
+	Spec  control.ReplicationSpec `json:"spec"`
+	Clean *cleanStop              `json:"clean"`
+}
+
+// Seed returns the group's; Position of it is zero unless it ended clean.
+func (g *Group) Seed() Seed {
 	st := g.state()
-	return func(ctx context.Context) dr.Position {
-		if st.Clean == nil || !st.Clean.untouched(ctx, g.cfg.Driver, st.Spec) {
-			return dr.Position{}
-		}
-		return st.Clean.Durable
+	return Seed{Spec: st.Spec, Clean: st.Clean}
+}
+
+// Position returns the position that the disks hold now, zero when that is not
+// known. The members must exist and be off.
+func (s Seed) Position(ctx context.Context, d site.Driver) dr.Position {
+	if s.Clean == nil || !s.Clean.untouched(ctx, d, s.Spec) {
+		return dr.Position{}
 	}
+	return s.Clean.Durable
 }
 
 // differs returns, by disk, all in which the standby can differ when its disks
