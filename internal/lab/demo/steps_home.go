@@ -131,7 +131,24 @@ func (d *demo) transfer(ctx context.Context, t *Transfer, from, to dr.SiteID) er
 	}
 	t.SentBytes = g.Counters.SentBytes
 	d.w.Collector.SetPaused("", false)
-	return nil
+	return d.verified(ctx)
+}
+
+// verified lets every block of both sites be compared while the guests write.
+func (d *demo) verified(ctx context.Context) error {
+	job, err := d.operate(ctx, lifecycle.Verify, rest.OperationRequest{})
+	if err != nil {
+		return err
+	}
+	for _, t := range job.Tasks {
+		if n, ok := t.Result["differing"].(float64); ok {
+			if n != 0 {
+				return fmt.Errorf("the standby differs from its source in %.0f bytes", n)
+			}
+			return nil
+		}
+	}
+	return errors.New("the verification does not say what it found")
 }
 
 // rest makes the guests pause and waits until nothing is on its way.
