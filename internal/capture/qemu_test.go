@@ -35,6 +35,9 @@ func newHypervisor(t *testing.T, dir string, disks int) *hypervisor {
 	}
 	bin, err := exec.LookPath("qemu-storage-daemon")
 	if err != nil {
+		if os.Getenv("REBOUND_REQUIRE_TOOLS") != "" {
+			t.Fatal(err)
+		}
 		t.Skip("qemu-storage-daemon is not installed")
 	}
 	h := &hypervisor{t: t, dir: dir, disks: disks, socket: filepath.Join(dir, "guest.sock")}

@@ -46,6 +46,9 @@ func needQEMU(t *testing.T) {
 	t.Helper()
 	for _, tool := range []string{"qemu-system-x86_64", "qemu-img"} {
 		if _, err := exec.LookPath(tool); err != nil {
+			if os.Getenv("REBOUND_REQUIRE_TOOLS") != "" {
+				t.Fatal(err)
+			}
 			t.Skipf("%s is not installed", tool)
 		}
 	}

@@ -73,7 +73,7 @@ type SourceCommands interface {
 	StopReplication(ctx context.Context, o Origin, r StopReplicationRequest) (StopReplicationResult, error)
 	// Fence tells this site that the group's active site changed: it stops
 	// capture and powers the members off. A gateway calls it on itself
-	// when it learns of a newer generation from the vault or the standby.
+	// when the vault tells it of a newer generation.
 	Fence(ctx context.Context, o Origin, r FenceRequest) error
 	// CreatePoint places a marker and returns it once it is confirmed and
 	// durable at the standby.

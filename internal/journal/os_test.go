@@ -88,6 +88,9 @@ func realJournal(t testing.TB, size int64) (*Journal, string, string) {
 func tool(t *testing.T, name string, args ...string) (string, error) {
 	t.Helper()
 	if _, err := exec.LookPath(name); err != nil {
+		if os.Getenv("REBOUND_REQUIRE_TOOLS") != "" {
+			t.Fatal(err)
+		}
 		t.Skipf("%s is not installed", name)
 	}
 	out, err := exec.CommandContext(t.Context(), name, args...).CombinedOutput()

@@ -218,6 +218,9 @@ func TestRealQEMU(t *testing.T) {
 	for program, args := range programs {
 		t.Run(program, func(t *testing.T) {
 			if _, err := exec.LookPath(program); err != nil {
+				if os.Getenv("REBOUND_REQUIRE_TOOLS") != "" {
+					t.Fatal(err)
+				}
 				t.Skip(err)
 			}
 			dir, err := os.MkdirTemp("", "qmp")
