@@ -105,6 +105,24 @@ func (r *rig) untilEpochAfter(epoch uint64) {
 	})
 }
 
+// gatewaysConnected waits until the vault hears from every gateway: each dials
+// a vault that has come back in its own time.
+func (r *rig) gatewaysConnected() {
+	r.t.Helper()
+	r.until("all gateways connected", func() error {
+		all, err := r.w.Client.Gateways(r.ctx)
+		if err != nil {
+			return err
+		}
+		for _, g := range all {
+			if !g.Connected {
+				return fmt.Errorf("%s is not", g.ID)
+			}
+		}
+		return nil
+	})
+}
+
 func (r *rig) epoch() uint64 { return uint64(r.group().RPO.Confirmed.Epoch) }
 
 func (r *rig) oneCapture() int {
@@ -146,6 +164,7 @@ func homeGatewayKilled(t *testing.T, r *rig) {
 		r.pause(2 * time.Second)
 		must(t, r.w.Restart(r.ctx, string(demo.HomeGW)))
 	})
+	r.gatewaysConnected()
 	r.recovers("home gateway killed", 0)
 	r.until("confirmations after the restart", func() error {
 		if now := r.group().RPO.Confirmed; !before.Before(now) {
@@ -167,6 +186,7 @@ func standbyFrozen(t *testing.T, r *rig) {
 		r.pause(6 * time.Second)
 		must(t, syscall.Kill(pid, syscall.SIGCONT))
 	})
+	r.gatewaysConnected()
 	r.recovers("standby frozen", 64<<20)
 }
 
@@ -176,6 +196,7 @@ func standbyKilled(t *testing.T, r *rig) {
 		r.pause(2 * time.Second)
 		must(t, r.w.Restart(r.ctx, string(demo.CloudGW)))
 	})
+	r.gatewaysConnected()
 	r.recovers("standby killed", 64<<20)
 }
 
@@ -187,6 +208,7 @@ func vaultKilled(t *testing.T, r *rig) {
 		r.pause(2 * time.Second)
 		must(t, r.w.Restart(r.ctx, demo.VaultProcess))
 	})
+	r.gatewaysConnected()
 	r.recovers("vault killed", 0)
 	if now := r.group().RPO.Confirmed; now.Epoch != before.Epoch {
 		t.Errorf("the stream went from %s to %s", before, now)
