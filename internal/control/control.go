@@ -361,6 +361,39 @@ type Report struct {
 	Events  []Event       `json:"events,omitempty"`
 	// Machines lists power states that changed (all, in the first report).
 	Machines []MachineReport `json:"machines,omitempty"`
+	Host     HostReport      `json:"host"`
+}
+
+// HostReport is how the gateway's host fares.
+type HostReport struct {
+	// Version is the gateway's program's.
+	Version string `json:"version,omitempty"`
+	// Volumes are the file systems that the gateway writes to, one row each.
+	Volumes []Volume `json:"volumes,omitempty"`
+	CPUs    int      `json:"cpus,omitempty"`
+	// Load1 is the load average over a minute.
+	Load1           float64   `json:"load1,omitempty"`
+	MemoryTotal     int64     `json:"memoryTotal,omitempty"`     // bytes
+	MemoryAvailable int64     `json:"memoryAvailable,omitempty"` // bytes
+	CertificateEnds time.Time `json:"certificateEnds,omitzero"`
+}
+
+// Volume is one file system of a gateway's host. Sizes in bytes.
+type Volume struct {
+	Path string `json:"path"`
+	// Uses says what the gateway keeps there: state, journal, datastore, run.
+	Uses       []string `json:"uses"`
+	FreeBytes  int64    `json:"freeBytes"`
+	TotalBytes int64    `json:"totalBytes"`
+}
+
+// UnprotectedDisk is a writable disk of a member that is not replicated, such
+// as one that was added while the machine runs.
+type UnprotectedDisk struct {
+	Machine dr.MachineName `json:"machine"`
+	// Disk names it as the site does.
+	Disk      string `json:"disk"`
+	SizeBytes int64  `json:"sizeBytes"`
 }
 
 // MachineReport is the power state of one machine.
@@ -404,6 +437,16 @@ type GroupReport struct {
 	// NewestPointTime is the source's clock at the newest valid point.
 	NewestPointTime time.Time `json:"newestPointTime,omitzero"`
 	JournalBytes    int64     `json:"journalBytes"`
+	// NewestAppTime is the same of the newest application-consistent point.
+	NewestAppTime time.Time `json:"newestAppTime,omitzero"`
+	// NoRoom: the journal takes nothing more, to keep its reserve free.
+	NoRoom bool `json:"noRoom,omitempty"`
+	// Of the source: disks of members that are not replicated, and how often
+	// replication broke and the capture process ended by itself during the
+	// last hour.
+	Unprotected     []UnprotectedDisk `json:"unprotected,omitempty"`
+	BreaksLastHour  int               `json:"breaksLastHour,omitempty"`
+	CaptureRestarts int               `json:"captureRestartsLastHour,omitempty"`
 	// Of the source.
 	Counters Counters `json:"counters"`
 	// Problem is why the group is not streaming, as text for people.
@@ -417,6 +460,7 @@ type Counters struct {
 	CompressedBytes int64 `json:"compressedBytes"` // after the codec
 	SentBytes       int64 `json:"sentBytes"`       // on the data sockets, both directions, all included
 	RingBytes       int64 `json:"ringBytes"`       // waiting for the standby
+	RingLimit       int64 `json:"ringLimit"`       // room for such
 	StaleFrames     int64 `json:"staleFrames"`     // standby: refused for their generation
 	DroppedDiscards int64 `json:"droppedDiscards"`
 }

@@ -176,9 +176,11 @@ type Replication struct {
 	State       lifecycle.State     `json:"state"`
 	Test        lifecycle.TestState `json:"test,omitempty"`
 	SourcePhase control.Phase       `json:"sourcePhase,omitempty"`
-	// Health is ok, warning or critical; Problem says why.
+	// Health is ok, warning or critical; Problem says why, in the words of
+	// the worst of Conditions.
 	Health       string           `json:"health" enum:"ok,warning,critical"`
 	Problem      string           `json:"problem,omitempty"`
+	Conditions   []Condition      `json:"conditions"`
 	Sync         control.Progress `json:"sync"`
 	RPO          RPO              `json:"rpo"`
 	Points       int              `json:"points"`
@@ -349,6 +351,11 @@ type Event struct {
 	Machine  dr.MachineName `json:"machine,omitempty"`
 	Job      dr.JobID       `json:"job,omitempty"`
 	Text     string         `json:"text"`
+	// Condition is the occurrence that began, changed or ended (then Ended).
+	Condition int64 `json:"condition,omitempty"`
+	Ended     bool  `json:"ended,omitempty"`
+	// Muted events do not reach webhooks.
+	Muted bool `json:"muted,omitempty"`
 }
 
 // Token is an API token without its secret.
