@@ -177,6 +177,9 @@ type ReplicationSpec struct {
 	Mode        SyncMode     `json:"mode"`
 	// CrashInterval is the time between crash-consistent markers.
 	CrashInterval time.Duration `json:"crashInterval"`
+	// AppInterval is the time between application-consistent points; 0 makes
+	// none.
+	AppInterval time.Duration `json:"appInterval,omitempty"`
 	// Compression is "none" or "s2".
 	Compression string `json:"compression"`
 	// Seed is what CreateJournal said of the standby's disks. A source that
@@ -232,6 +235,8 @@ type CreateJournalRequest struct {
 	Definitions []dr.Definition `json:"definitions"`
 	Disks       []dr.GroupDisk  `json:"disks"`
 	RedoWindow  time.Duration   `json:"redoWindow"`
+	// Retention is how long points are kept; 0: as long as RedoWindow.
+	Retention time.Duration `json:"retention,omitempty"`
 }
 
 // CreateJournalResult says what was found.
@@ -317,12 +322,16 @@ type StartRecoveredRequest struct {
 	// Network is the test network, or for a failover the network of every
 	// NIC whose own network the site lacks.
 	Network string `json:"network,omitempty"`
+	// Target says how the machine is to be at this site.
+	Target site.Target `json:"target,omitzero"`
 }
 
 // Recovered is a machine that runs on views.
 type Recovered struct {
 	Machine dr.MachineName `json:"machine"` // its name at the site: "...-test" for tests
 	Started time.Time      `json:"started"`
+	// Warnings say what of the target settings could not be kept to.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // DiscardRecoveredRequest undoes StartRecovered.
@@ -494,4 +503,18 @@ type DesiredGroup struct {
 	Generation dr.Generation    `json:"generation"`
 	Active     dr.SiteID        `json:"active"`
 	Machines   []dr.MachineName `json:"machines"`
+	// Policy is what the group's policy says now: a gateway whose own
+	// settings differ takes it over, without a break in the stream.
+	Policy *PolicySettings `json:"policy,omitempty"`
+}
+
+// PolicySettings is what a gateway needs of a group's policy: the first part
+// of it is the source's, the rest the standby's.
+type PolicySettings struct {
+	CrashInterval time.Duration `json:"crashInterval"`
+	AppInterval   time.Duration `json:"appInterval"`
+	Compression   string        `json:"compression"`
+
+	RedoWindow time.Duration `json:"redoWindow"`
+	Retention  time.Duration `json:"retention"`
 }

@@ -24,6 +24,8 @@ type (
 	GroupID string
 	// PolicyID names a replication policy.
 	PolicyID string
+	// MappingID names a network mapping.
+	MappingID string
 	// JobID names a running or finished operation.
 	JobID string
 	// PointID names a recovery point within its group.

@@ -26,15 +26,58 @@ type Definition struct {
 	MachineType string     `json:"machineType"`
 	NICs        []NIC      `json:"nics,omitempty"`
 	Disks       []DiskSpec `json:"disks"`
+	// Label is the name that the site's hypervisor shows; empty: Name.
+	Label string `json:"label,omitempty"`
+	// BootOrder lists disks, first to be tried first; those that it leaves
+	// out follow in the order of Disks.
+	BootOrder []DiskID `json:"bootOrder,omitempty"`
+	// Replaced is what the target settings of the site where the machine
+	// is now changed; the way back restores it.
+	Replaced *Replaced `json:"replaced,omitempty"`
+}
+
+// Shape is the part of a definition that target settings may change.
+type Shape struct {
+	Label     string   `json:"label,omitempty"`
+	CPUs      int      `json:"cpus"`
+	MemoryMiB int      `json:"memoryMiB"`
+	BootOrder []DiskID `json:"bootOrder,omitempty"`
+	NICs      []NIC    `json:"nics,omitempty"`
+}
+
+// Shape returns the definition's.
+func (d Definition) Shape() Shape {
+	return Shape{Label: d.Label, CPUs: d.CPUs, MemoryMiB: d.MemoryMiB, BootOrder: d.BootOrder, NICs: d.NICs}
+}
+
+// Replaced is a definition's shape before target settings were applied, and
+// after: what is no longer as it was set was changed by hand meanwhile.
+type Replaced struct {
+	Was Shape `json:"was"`
+	Set Shape `json:"set"`
 }
 
 // NIC is one network card.
 type NIC struct {
 	MAC string `json:"mac"`
-	// Network is the name of a network of the site.
+	// Network is the name of a network of the site; a card whose network is
+	// empty is not connected.
 	Network string `json:"network"`
 	// Model is the emulated card, such as "virtio-net-pci".
 	Model string `json:"model"`
+	// Address is handed to the guest, whose agent sets it at boot; nil leaves
+	// the guest's own configuration alone.
+	Address *Address `json:"address,omitempty"`
+}
+
+// Address is the network configuration of one card.
+type Address struct {
+	// IPs are in CIDR notation: "192.0.2.7/24", "2001:db8::7/64".
+	IPs []string `json:"ips"`
+	// Gateways are default gateways, at most one of each family.
+	Gateways []string `json:"gateways,omitempty"`
+	// DNS lists name servers.
+	DNS []string `json:"dns,omitempty"`
 }
 
 // DiskSpec describes one disk of a machine; order in the slice is boot order.

@@ -16,6 +16,9 @@ const (
 	UnknownPoint        Code = "UnknownPoint"
 	UnknownPolicy       Code = "UnknownPolicy"
 	UnknownNetwork      Code = "UnknownNetwork"
+	UnknownMapping      Code = "UnknownMapping"
+	NetworkNotMapped    Code = "NetworkNotMapped"
+	TargetNotPossible   Code = "TargetNotPossible"
 	UnknownJob          Code = "UnknownJob"
 	NameTaken           Code = "NameTaken"
 	InvalidName         Code = "InvalidName"
@@ -67,6 +70,9 @@ var registry = map[Code]Problem{
 	UnknownPoint:        {Kind: NotFound, Title: "There is no such recovery point", PossibleCauses: []string{"The point was removed by retention or by a commit", "The moment lies before the first or after the last point, or inside a gap"}, RecommendedAction: "List the points with 'rebound point list'."},
 	UnknownPolicy:       {Kind: NotFound, Title: "There is no such policy", RecommendedAction: "List the policies with 'rebound policy list'."},
 	UnknownNetwork:      {Kind: NotFound, Title: "The site has no such network", RecommendedAction: "Look at the site's networks with 'rebound site show'."},
+	UnknownMapping:      {Kind: NotFound, Title: "There is no such network mapping", RecommendedAction: "List the mappings with 'rebound mapping list'."},
+	NetworkNotMapped:    {Kind: Conflict, Title: "Nothing says to which network a card is to be connected", PossibleCauses: []string{"The other site has no network of the name, and no mapping names one"}, RecommendedAction: "Make one with 'rebound mapping create', name the card's network with 'rebound item settings', or let the policy isolate such cards."},
+	TargetNotPossible:   {Kind: Conflict, Title: "The site cannot run the machine as its target settings say", PossibleCauses: []string{"More processors or memory than the site has", "The name is taken by another machine there"}, RecommendedAction: "Change the settings with 'rebound item settings'; the detail names the field."},
 	UnknownJob:          {Kind: NotFound, Title: "There is no such job", RecommendedAction: "List the jobs with 'rebound job list'."},
 	NameTaken:           {Kind: Conflict, Title: "The name is taken", RecommendedAction: "Choose another name, or remove what holds it."},
 	InvalidName:         {Kind: Invalid, Title: "The name cannot be used", RecommendedAction: "Use 1 to 63 letters, digits and hyphens, beginning and ending with a letter or digit."},

@@ -121,29 +121,6 @@ type ProtectRequest struct {
 	Group dr.GroupID `json:"group,omitempty"`
 }
 
-// Policy is how items are replicated. Times are in seconds.
-type Policy struct {
-	ID dr.PolicyID `json:"id"`
-	// RPOThreshold raises an event when crossed; it does not change replication.
-	RPOThreshold int64 `json:"rpoThresholdSeconds" minimum:"1"`
-	// CrashInterval is the time between crash-consistent points.
-	CrashInterval int64 `json:"crashIntervalSeconds" minimum:"1"`
-	// RedoWindow is the stretch in which every moment can be chosen.
-	RedoWindow int64 `json:"redoWindowSeconds" minimum:"0"`
-	// Compression is none or s2.
-	Compression string `json:"compression" enum:"none,s2"`
-	// RequireAgent refuses reprotect until each machine's agent has
-	// registered since its start.
-	RequireAgent bool `json:"requireAgent"`
-	// ShutdownTimeout is how long a guest may take to shut down.
-	ShutdownTimeout int64 `json:"shutdownTimeoutSeconds" minimum:"1"`
-	// BootTimeout is how long a recovered machine may take to prove that
-	// it has booted.
-	BootTimeout int64 `json:"bootTimeoutSeconds" minimum:"1"`
-	// DropSeed deletes the disks too when a failback is committed.
-	DropSeed bool `json:"dropSeed"`
-}
-
 // RPO is how much would be lost now.
 type RPO struct {
 	// Seconds since the newest confirmed moment that is durable at the
