@@ -252,8 +252,10 @@ type JobState string
 
 // The states; a task is Skipped when an earlier failure ended its job.
 const (
-	JobPending   JobState = "pending"
-	JobRunning   JobState = "running"
+	JobPending JobState = "pending"
+	JobRunning JobState = "running"
+	// JobWaiting: nothing happens until a person answers (Task.Waiting).
+	JobWaiting   JobState = "waiting"
 	JobSucceeded JobState = "succeeded"
 	// JobWarning: done, with warnings.
 	JobWarning   JobState = "warning"
@@ -277,9 +279,14 @@ type Job struct {
 	ID        dr.JobID            `json:"id"`
 	Operation lifecycle.Operation `json:"operation"`
 	Group     dr.GroupID          `json:"group,omitempty"`
-	Items     []dr.ItemID         `json:"items"`
-	Site      dr.SiteID           `json:"site,omitempty"`
-	State     JobState            `json:"state"`
+	// Plan and Run are set for the job of a recovery plan; Parent names that
+	// job for those of its replication groups.
+	Plan   dr.PlanID   `json:"plan,omitempty"`
+	Run    int         `json:"run,omitempty"`
+	Parent dr.JobID    `json:"parent,omitempty"`
+	Items  []dr.ItemID `json:"items"`
+	Site   dr.SiteID   `json:"site,omitempty"`
+	State  JobState    `json:"state"`
 	// Attempt counts restarts, from 1.
 	Attempt         int               `json:"attempt"`
 	CancelRequested bool              `json:"cancelRequested,omitempty"`
@@ -290,8 +297,10 @@ type Job struct {
 	Tasks           []Task            `json:"tasks"`
 	Errors          []problem.Problem `json:"errors"`
 	Warnings        []string          `json:"warnings"`
-	AllowedActions  []string          `json:"allowedActions" doc:"cancel, restart, resume"`
-	Request         *OperationRequest `json:"request,omitempty"`
+	AllowedActions  []string          `json:"allowedActions" doc:"cancel, restart, resume, approve, reject"`
+	// Waiting is what a waiting job waits for.
+	Waiting *Waiting          `json:"waiting,omitempty"`
+	Request *OperationRequest `json:"request,omitempty"`
 }
 
 // Task is one step of a job.
@@ -307,6 +316,11 @@ type Task struct {
 	Warnings []string         `json:"warnings,omitempty"`
 	// Result is what the task found or did, for people and programs.
 	Result map[string]any `json:"result,omitempty"`
+	// Waiting is set while a person is waited for, Decisions are the answers.
+	Waiting   *Waiting   `json:"waiting,omitempty"`
+	Decisions []Decision `json:"decisions,omitempty"`
+	// Steps are the tasks of a plan's replication groups within this one.
+	Steps []Step `json:"steps,omitempty"`
 }
 
 // Points is a page of recovery points and the spans in which any moment can

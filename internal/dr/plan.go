@@ -1,0 +1,4 @@
+package dr
+
+// PlanID names a recovery plan.
+type PlanID string
