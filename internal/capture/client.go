@@ -198,7 +198,7 @@ func (c *Client) Status(ctx context.Context) (s Status, err error) {
 
 // Configure names the group and begins to serve its exports. Repeating it with
 // the same disks while an epoch is open changes the standby's address and the
-// identity for the next epoch; with other disks, another generation or other
+// identity for the next epoch, and the compression for the next frame; with other disks, another generation or other
 // limits it is refused until the epoch is sealed.
 func (c *Client) Configure(ctx context.Context, g GroupConfig) error {
 	return c.call(ctx, methodConfigure, g, nil)

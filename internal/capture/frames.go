@@ -30,6 +30,7 @@ type frameSource struct {
 	gen     dr.Generation
 	epoch   dr.Epoch
 	builder *segment.Builder
+	codec   atomic.Uint32 // a segment.Codec; of the next frame
 	scratch []segment.Entry
 	timer   *time.Timer
 	payload *atomic.Int64 // bytes put into frames
@@ -41,11 +42,16 @@ var _ link.FrameSource = (*frameSource)(nil)
 func newFrameSource(q *sequencer, gen dr.Generation, epoch dr.Epoch, codec segment.Codec, payload, packed *atomic.Int64) *frameSource {
 	t := time.NewTimer(time.Hour)
 	t.Stop()
-	return &frameSource{
+	f := &frameSource{
 		q: q, gen: gen, epoch: epoch, builder: segment.NewBuilder(codec),
 		scratch: make([]segment.Entry, collectEntries), timer: t, payload: payload, packed: packed,
 	}
+	f.setCodec(codec)
+	return f
 }
+
+// setCodec changes how the frames that come next are compressed.
+func (f *frameSource) setCodec(c segment.Codec) { f.codec.Store(uint32(c)) }
 
 // Next implements link.FrameSource.
 func (f *frameSource) Next(ctx context.Context, after dr.Seq) ([]byte, dr.Seq, error) {
@@ -53,6 +59,7 @@ func (f *frameSource) Next(ctx context.Context, after dr.Seq) ([]byte, dr.Seq, e
 		return nil, 0, err
 	}
 	f.builder.Reset(f.gen, f.epoch)
+	f.builder.SetCodec(segment.Codec(f.codec.Load()))
 	last := after
 	for full := false; !full; {
 		n := f.q.collect(last+1, f.scratch, segment.MaxPayload-f.builder.Len()+1)

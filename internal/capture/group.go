@@ -42,6 +42,7 @@ type group struct {
 	mu     sync.Mutex
 	cfg    GroupConfig
 	codec  segment.Codec
+	frames *frameSource // of the epoch that was opened last
 	opened OpenResult
 	link   LinkStatus
 	sender *epochSender
@@ -93,7 +94,7 @@ func codecOf(name string) (segment.Codec, error) {
 
 // sameStream reports whether b can take a's place while an epoch is open.
 func sameStream(a, b *GroupConfig) bool {
-	return a.Group == b.Group && a.Generation == b.Generation && a.Compression == b.Compression &&
+	return a.Group == b.Group && a.Generation == b.Generation &&
 		a.Limits == b.Limits && slices.Equal(a.Disks, b.Disks)
 }
 
@@ -253,6 +254,7 @@ func (g *group) startSender(s *link.Sender, r OpenResult) {
 	g.mu.Lock()
 	g.sender, g.opened = run, r
 	src := newFrameSource(g.q, g.cfg.Generation, r.Epoch, g.codec, &g.payload, &g.packed)
+	g.frames = src
 	g.mu.Unlock()
 	g.log.Info("epoch open", "epoch", r.Epoch)
 	g.wg.Go(func() {
@@ -299,9 +301,18 @@ func (g *group) setLink(s link.SenderStatus) {
 	}
 }
 
-// reconfigure takes a new address and identity for the next connection.
-func (g *group) reconfigure(cfg GroupConfig) {
+// reconfigure takes a new address and identity for the next connection, and
+// another compression for the next frame.
+func (g *group) reconfigure(cfg GroupConfig) error {
+	codec, err := codecOf(cfg.Compression)
+	if err != nil {
+		return err
+	}
 	g.mu.Lock()
-	g.cfg = cfg
-	g.mu.Unlock()
+	defer g.mu.Unlock()
+	g.cfg, g.codec = cfg, codec
+	if g.frames != nil {
+		g.frames.setCodec(codec)
+	}
+	return nil
 }

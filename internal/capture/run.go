@@ -175,8 +175,7 @@ func (p *process) configure(cfg GroupConfig) error {
 	defer p.configuring.Unlock()
 	if g, err := p.current(); err == nil {
 		if g.same(&cfg) {
-			g.reconfigure(cfg)
-			return nil
+			return g.reconfigure(cfg)
 		}
 		if g.q.stateNow() == StateOpen {
 			return problem.New(problem.OperationNotAllowed, "an epoch of the group is open")

@@ -34,10 +34,17 @@ func NewBuilder(codec Codec) *Builder {
 		buf:     make([]byte, HeaderSize, MaxFrame),
 		entries: make([]byte, 0, 4096),
 	}
-	if codec == CodecS2 {
+	b.SetCodec(codec)
+	return b
+}
+
+// SetCodec changes the codec of the frames that are finished from now on; each
+// frame says which one is its own.
+func (b *Builder) SetCodec(codec Codec) {
+	b.codec = codec
+	if codec == CodecS2 && b.packed == nil {
 		b.packed = make([]byte, 0, MaxFrame+s2.MaxEncodedLen(BlockSize))
 	}
-	return b
 }
 
 // Reset begins a new frame. The slice that Finish returned becomes invalid.
