@@ -24,6 +24,7 @@ var layer = map[string]int{
 	"control": 7, "lifecycle": 7,
 	// What the vault's API says, apart from the vault itself.
 	"vault/rest":   8,
+	"vault/auth":   8,
 	"vault/client": 9,
 	"vault/store":  9,
 	"vault/live":   10,

@@ -20,18 +20,18 @@ type PolicyIn struct {
 }
 
 func (s *Server) adminRoutes(api huma.API) {
-	add(api, route("reader", "GET", "/status", "status", "Show the vault's overview"), s.status)
-	add(api, route("reader", "GET", "/policies", "list-policies", "List the policies"), func(ctx context.Context, _ *struct{}) (*reply[rest.List[rest.Policy]], error) {
+	add(api, route("GET", "/status", "status", "Show the vault's overview"), s.status)
+	add(api, route("GET", "/policies", "list-policies", "List the policies"), func(ctx context.Context, _ *struct{}) (*reply[rest.List[rest.Policy]], error) {
 		var out []rest.Policy
 		err := s.view(ctx, func(tx *store.Tx) (err error) { out, err = tx.Policies(); return err })
 		return listOf(out), err
 	})
-	add(api, route("reader", "GET", "/policies/{policy}", "show-policy", "Show a policy"), func(ctx context.Context, in *PolicyIn) (*reply[rest.Policy], error) {
+	add(api, route("GET", "/policies/{policy}", "show-policy", "Show a policy"), func(ctx context.Context, in *PolicyIn) (*reply[rest.Policy], error) {
 		var out rest.Policy
 		err := s.view(ctx, func(tx *store.Tx) (err error) { out, err = tx.Policy(in.Policy); return err })
 		return &reply[rest.Policy]{out}, unknownPolicy(err, in.Policy)
 	})
-	add(api, route("contributor", "PUT", "/policies/{policy}", "put-policy", "Make or replace a policy"), func(ctx context.Context, in *struct {
+	add(api, route("PUT", "/policies/{policy}", "put-policy", "Make or replace a policy"), func(ctx context.Context, in *struct {
 		PolicyIn
 		Body rest.Policy
 	},
@@ -45,7 +45,7 @@ func (s *Server) adminRoutes(api huma.API) {
 		err := s.Store.Update(ctx, func(tx *store.Tx) error { return tx.PutPolicy(in.Body) })
 		return &reply[rest.Policy]{in.Body}, err
 	})
-	add(api, route("contributor", "DELETE", "/policies/{policy}", "delete-policy", "Delete a policy that no group uses"), s.deletePolicy)
+	add(api, route("DELETE", "/policies/{policy}", "delete-policy", "Delete a policy that no group uses"), s.deletePolicy)
 	s.tokenRoutes(api)
 }
 
@@ -65,26 +65,26 @@ func (s *Server) deletePolicy(ctx context.Context, in *PolicyIn) (*struct{}, err
 }
 
 func (s *Server) tokenRoutes(api huma.API) {
-	add(api, route("owner", "GET", "/tokens", "list-tokens", "List the API tokens"), func(ctx context.Context, _ *struct{}) (*reply[rest.List[rest.Token]], error) {
+	add(api, route("GET", "/tokens", "list-tokens", "List the API tokens"), func(ctx context.Context, _ *struct{}) (*reply[rest.List[rest.Token]], error) {
 		var out []rest.Token
 		err := s.view(ctx, func(tx *store.Tx) (err error) { out, err = tx.Tokens(); return err })
 		return listOf(out), err
 	})
-	create := route("owner", "POST", "/tokens", "create-token", "Make an API token; its secret is shown once")
+	create := route("POST", "/tokens", "create-token", "Make an API token; its secret is shown once")
 	create.DefaultStatus = 201
 	add(api, create, func(ctx context.Context, in *struct{ Body rest.NewToken }) (*reply[rest.TokenSecret], error) {
 		out := NewToken(in.Body, s.Now())
 		err := s.Store.Update(ctx, func(tx *store.Tx) error { return tx.InsertToken(out.Token, out.Secret) })
 		return &reply[rest.TokenSecret]{out}, err
 	})
-	add(api, route("owner", "DELETE", "/tokens/{token}", "delete-token", "End an API token"), func(ctx context.Context, in *struct {
+	add(api, route("DELETE", "/tokens/{token}", "delete-token", "End an API token"), func(ctx context.Context, in *struct {
 		Token string `path:"token"`
 	},
 	) (*struct{}, error) {
 		err := s.Store.Update(ctx, func(tx *store.Tx) error { return tx.DeleteToken(in.Token) })
 		return nil, notFound(err, problem.InvalidRequest, "there is no token %q", in.Token)
 	})
-	add(api, route("owner", "GET", "/audit", "list-audit", "List who did what from where"), func(ctx context.Context, in *pageIn) (*reply[rest.List[rest.AuditRow]], error) {
+	add(api, route("GET", "/audit", "list-audit", "List who did what from where"), func(ctx context.Context, in *pageIn) (*reply[rest.List[rest.AuditRow]], error) {
 		var out []rest.AuditRow
 		err := s.view(ctx, func(tx *store.Tx) (err error) { out, err = tx.Audit(in.After, in.limit()); return err })
 		return listOf(out), err

@@ -25,7 +25,7 @@ type SiteIn struct {
 }
 
 func (s *Server) inventoryRoutes(api huma.API) {
-	add(api, route("reader", "GET", "/sites", "list-sites", "List the sites"), func(ctx context.Context, _ *struct{}) (*reply[rest.List[rest.Site]], error) {
+	add(api, route("GET", "/sites", "list-sites", "List the sites"), func(ctx context.Context, _ *struct{}) (*reply[rest.List[rest.Site]], error) {
 		var out []rest.Site
 		err := s.view(ctx, func(tx *store.Tx) error {
 			rows, err := tx.Sites()
@@ -40,12 +40,12 @@ func (s *Server) inventoryRoutes(api huma.API) {
 		})
 		return listOf(out), err
 	})
-	add(api, route("reader", "GET", "/sites/{site}", "show-site", "Show a site"), s.showSite)
-	create := route("contributor", "POST", "/sites", "create-site", "Create a site")
+	add(api, route("GET", "/sites/{site}", "show-site", "Show a site"), s.showSite)
+	create := route("POST", "/sites", "create-site", "Create a site")
 	create.DefaultStatus = 201
 	add(api, create, s.createSite)
-	add(api, route("contributor", "DELETE", "/sites/{site}", "delete-site", "Delete a site without gateways and groups"), s.deleteSite)
-	add(api, route("reader", "GET", "/gateways", "list-gateways", "List the gateways"), func(ctx context.Context, _ *struct{}) (*reply[rest.List[rest.Gateway]], error) {
+	add(api, route("DELETE", "/sites/{site}", "delete-site", "Delete a site without gateways and groups"), s.deleteSite)
+	add(api, route("GET", "/gateways", "list-gateways", "List the gateways"), func(ctx context.Context, _ *struct{}) (*reply[rest.List[rest.Gateway]], error) {
 		var out []rest.Gateway
 		err := s.view(ctx, func(tx *store.Tx) error {
 			rows, err := tx.Gateways("")
@@ -56,12 +56,12 @@ func (s *Server) inventoryRoutes(api huma.API) {
 		})
 		return listOf(out), err
 	})
-	add(api, route("reader", "GET", "/gateways/{gateway}", "show-gateway", "Show a gateway"), s.showGateway)
-	enroll := route("owner", "POST", "/gateways", "enroll-gateway", "Announce a gateway and get its one-time passphrase")
+	add(api, route("GET", "/gateways/{gateway}", "show-gateway", "Show a gateway"), s.showGateway)
+	enroll := route("POST", "/gateways", "enroll-gateway", "Announce a gateway and get its one-time passphrase")
 	enroll.DefaultStatus = 201
 	add(api, enroll, s.announceGateway)
-	add(api, route("owner", "POST", "/gateways/{gateway}/revoke", "revoke-gateway", "End a gateway's access at once"), s.revokeGateway)
-	agent := route("owner", "POST", "/agents", "enroll-agent", "Announce a machine's agent and get its one-time passphrase")
+	add(api, route("POST", "/gateways/{gateway}/revoke", "revoke-gateway", "End a gateway's access at once"), s.revokeGateway)
+	agent := route("POST", "/agents", "enroll-agent", "Announce a machine's agent and get its one-time passphrase")
 	agent.DefaultStatus = 201
 	add(api, agent, s.announceAgent)
 	s.machineRoutes(api)
@@ -238,7 +238,7 @@ func accepted(job rest.Job) *jobReply {
 }
 
 func (s *Server) machineRoutes(api huma.API) {
-	add(api, route("reader", "GET", "/machines", "list-machines", "List the machines"), func(ctx context.Context, in *struct {
+	add(api, route("GET", "/machines", "list-machines", "List the machines"), func(ctx context.Context, in *struct {
 		Site dr.SiteID `query:"site"`
 	},
 	) (*reply[rest.List[rest.Machine]], error) {
@@ -256,7 +256,7 @@ func (s *Server) machineRoutes(api huma.API) {
 		})
 		return listOf(out), err
 	})
-	add(api, route("reader", "GET", "/sites/{site}/machines/{machine}", "show-machine", "Show a machine"), func(ctx context.Context, in *struct {
+	add(api, route("GET", "/sites/{site}/machines/{machine}", "show-machine", "Show a machine"), func(ctx context.Context, in *struct {
 		SiteIn
 		Machine dr.MachineName `path:"machine"`
 	},
@@ -273,8 +273,8 @@ func (s *Server) machineRoutes(api huma.API) {
 		return &reply[rest.Machine]{out}, err
 	})
 	s.powerRoutes(api)
-	add(api, route("contributor", "POST", "/machines/import", "import-machine", "Take in a machine that somebody else started"), s.importMachine)
-	protect := route("contributor", "POST", "/machines/protect", "protect-machines", "Protect machines as one group")
+	add(api, route("POST", "/machines/import", "import-machine", "Take in a machine that somebody else started"), s.importMachine)
+	protect := route("POST", "/machines/protect", "protect-machines", "Protect machines as one group")
 	protect.DefaultStatus = 202
 	add(api, protect, func(ctx context.Context, in *struct {
 		DryRun bool `query:"dryRun"`

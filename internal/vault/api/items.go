@@ -51,7 +51,7 @@ type resolveIn struct {
 type finder func(tx *store.Tx, id string) (g store.Group, lone bool, err error)
 
 func (s *Server) itemRoutes(api huma.API) {
-	add(api, route("reader", "GET", "/items", "list-items", "List the replicated items"), func(ctx context.Context, _ *struct{}) (*reply[rest.List[rest.Item]], error) {
+	add(api, route("GET", "/items", "list-items", "List the replicated items"), func(ctx context.Context, _ *struct{}) (*reply[rest.List[rest.Item]], error) {
 		var out []rest.Item
 		err := s.eachGroup(ctx, func(g rest.Group) {
 			for _, m := range g.Members {
@@ -60,13 +60,13 @@ func (s *Server) itemRoutes(api huma.API) {
 		})
 		return listOf(out), err
 	})
-	add(api, route("reader", "GET", "/groups", "list-groups", "List the replication groups"), func(ctx context.Context, _ *struct{}) (*reply[rest.List[rest.Group]], error) {
+	add(api, route("GET", "/groups", "list-groups", "List the replication groups"), func(ctx context.Context, _ *struct{}) (*reply[rest.List[rest.Group]], error) {
 		var out []rest.Group
 		err := s.eachGroup(ctx, func(g rest.Group) { out = append(out, g) })
 		return listOf(out), err
 	})
-	add(api, route("reader", "GET", "/items/{id}", "show-item", "Show a replicated item"), s.showItem)
-	add(api, route("reader", "GET", "/groups/{id}", "show-group", "Show a replication group"), func(ctx context.Context, in *IDIn) (*reply[rest.Group], error) {
+	add(api, route("GET", "/items/{id}", "show-item", "Show a replicated item"), s.showItem)
+	add(api, route("GET", "/groups/{id}", "show-group", "Show a replication group"), func(ctx context.Context, in *IDIn) (*reply[rest.Group], error) {
 		g, err := s.groupView(ctx, in.ID, findGroup)
 		return &reply[rest.Group]{g}, err
 	})
@@ -87,7 +87,7 @@ func findItem(tx *store.Tx, id string) (store.Group, bool, error) {
 // targetRoutes are those that items and groups have alike.
 func (s *Server) targetRoutes(api huma.API, kind string, find finder) {
 	one := kind[:len(kind)-1]
-	add(api, route("reader", "GET", "/"+kind+"/{id}/rpo", one+"-rpo", "Read the RPO alone"), func(ctx context.Context, in *IDIn) (*reply[rest.RPO], error) {
+	add(api, route("GET", "/"+kind+"/{id}/rpo", one+"-rpo", "Read the RPO alone"), func(ctx context.Context, in *IDIn) (*reply[rest.RPO], error) {
 		var out rest.RPO
 		err := s.view(ctx, func(tx *store.Tx) error {
 			g, _, err := find(tx, in.ID)
@@ -100,7 +100,7 @@ func (s *Server) targetRoutes(api huma.API, kind string, find finder) {
 		})
 		return &reply[rest.RPO]{out}, err
 	})
-	add(api, route("reader", "GET", "/"+kind+"/{id}/points", one+"-points", "List the recovery points"), func(ctx context.Context, in *pointsIn) (*reply[rest.Points], error) {
+	add(api, route("GET", "/"+kind+"/{id}/points", one+"-points", "List the recovery points"), func(ctx context.Context, in *pointsIn) (*reply[rest.Points], error) {
 		g, err := s.group(ctx, in.ID, find)
 		if err != nil {
 			return nil, err
@@ -115,7 +115,7 @@ func (s *Server) targetRoutes(api huma.API, kind string, find finder) {
 		}
 		return &reply[rest.Points]{out}, err
 	})
-	add(api, route("reader", "GET", "/"+kind+"/{id}/resolve", one+"-resolve", "Say which moment a selector means now, and what would be lost"), func(ctx context.Context, in *resolveIn) (*reply[control.Resolved], error) {
+	add(api, route("GET", "/"+kind+"/{id}/resolve", one+"-resolve", "Say which moment a selector means now, and what would be lost"), func(ctx context.Context, in *resolveIn) (*reply[control.Resolved], error) {
 		g, err := s.group(ctx, in.ID, find)
 		if err != nil {
 			return nil, err
@@ -123,7 +123,7 @@ func (s *Server) targetRoutes(api huma.API, kind string, find finder) {
 		res, err := s.Hub.Commands(g.Standby()).ResolvePoint(control.WithPatience(ctx, 0), control.ResolveRequest{Group: g.ID, Selector: in.Point})
 		return &reply[control.Resolved]{res}, err
 	})
-	op := route("operator", "POST", "/"+kind+"/{id}/{operation}", "operate-"+one, "Start an operation; with dryRun say what it would do")
+	op := route("POST", "/"+kind+"/{id}/{operation}", "operate-"+one, "Start an operation; with dryRun say what it would do")
 	op.DefaultStatus = 202
 	add(api, op, func(ctx context.Context, in *operateIn) (*jobReply, error) { return s.operate(ctx, in, find) })
 }

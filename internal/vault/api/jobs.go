@@ -26,7 +26,7 @@ func (p pageIn) limit() int {
 }
 
 func (s *Server) jobRoutes(api huma.API) {
-	add(api, route("reader", "GET", "/jobs", "list-jobs", "List the jobs, newest first"), func(ctx context.Context, in *struct {
+	add(api, route("GET", "/jobs", "list-jobs", "List the jobs, newest first"), func(ctx context.Context, in *struct {
 		Group dr.GroupID `query:"group"`
 		Limit int        `query:"limit" minimum:"0" maximum:"10000"`
 	},
@@ -34,8 +34,8 @@ func (s *Server) jobRoutes(api huma.API) {
 		jobs, err := s.Jobs.Jobs(ctx, in.Group, pageIn{Limit: in.Limit}.limit())
 		return listOf(jobs), err
 	})
-	add(api, route("reader", "GET", "/jobs/{job}", "show-job", "Show a job; with waitSeconds wait for its end"), s.showJob)
-	act := route("operator", "POST", "/jobs/{job}/{action}", "act-on-job", "Cancel, restart or resume a job")
+	add(api, route("GET", "/jobs/{job}", "show-job", "Show a job; with waitSeconds wait for its end"), s.showJob)
+	act := route("POST", "/jobs/{job}/{action}", "act-on-job", "Cancel, restart or resume a job")
 	act.DefaultStatus = 202
 	add(api, act, func(ctx context.Context, in *struct {
 		Job    dr.JobID `path:"job"`
@@ -46,7 +46,7 @@ func (s *Server) jobRoutes(api huma.API) {
 		job, err := do[in.Action](ctx, in.Job)
 		return accepted(job), err
 	})
-	add(api, route("reader", "GET", "/events", "list-events", "List events after a sequence number, oldest first"), func(ctx context.Context, in *pageIn) (*reply[rest.List[rest.Event]], error) {
+	add(api, route("GET", "/events", "list-events", "List events after a sequence number, oldest first"), func(ctx context.Context, in *pageIn) (*reply[rest.List[rest.Event]], error) {
 		var out []rest.Event
 		err := s.view(ctx, func(tx *store.Tx) (err error) { out, err = tx.Events(in.After, in.limit()); return err })
 		return listOf(out), err

@@ -24,7 +24,7 @@ type machinePath struct {
 // powerRoutes start and stop a machine by hand, for example after its host was
 // started anew. A standby machine is refused by its gateway.
 func (s *Server) powerRoutes(api huma.API) {
-	add(api, route("operator", "POST", "/sites/{site}/machines/{machine}/start", "start-machine", "Start a machine"),
+	add(api, route("POST", "/sites/{site}/machines/{machine}/start", "start-machine", "Start a machine"),
 		func(ctx context.Context, in *struct {
 			Site    dr.SiteID      `path:"site"`
 			Machine dr.MachineName `path:"machine"`
@@ -32,7 +32,7 @@ func (s *Server) powerRoutes(api huma.API) {
 		) (*struct{}, error) {
 			return nil, s.startMachine(ctx, machinePath(*in))
 		})
-	add(api, route("operator", "POST", "/sites/{site}/machines/{machine}/stop", "stop-machine", "Stop a machine"),
+	add(api, route("POST", "/sites/{site}/machines/{machine}/stop", "stop-machine", "Stop a machine"),
 		func(ctx context.Context, in *struct {
 			Site    dr.SiteID      `path:"site"`
 			Machine dr.MachineName `path:"machine"`

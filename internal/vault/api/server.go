@@ -17,6 +17,7 @@ import (
 	"rebound/internal/identity"
 	"rebound/internal/orchestrator"
 	"rebound/internal/problem"
+	"rebound/internal/vault/auth"
 	"rebound/internal/vault/live"
 	"rebound/internal/vault/rest"
 	"rebound/internal/vault/store"
@@ -95,10 +96,6 @@ func (s *Server) routes() {
 	})
 }
 
-// The roles, each with all that the ones before it may do (the four of Azure's
-// site recovery roles: reader, operator, contributor, owner).
-var roleRank = map[string]int{"reader": 1, "operator": 2, "contributor": 3, "owner": 4}
-
 type callerKey struct{}
 
 // caller is who sends the request of ctx.
@@ -148,19 +145,23 @@ func (s *Server) authorize(ctx huma.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	need, _ := ctx.Operation().Metadata["role"].(string)
-	if roleRank[need] == 0 || roleRank[tok.Role] < roleRank[need] {
+	need := auth.Routes()[ctx.Operation().OperationID].Role
+	if !auth.Role(tok.Role).Allows(need) {
 		return tok.Name, problem.New(problem.PermissionDenied, "%s needs the role %s, the token %q has %s", ctx.Operation().OperationID, need, tok.Name, tok.Role)
 	}
 	return tok.Name, nil
 }
 
-// route describes one operation of the REST API.
-func route(role, method, path, id, summary string) huma.Operation {
+// route describes one operation of the REST API. Who may call it is the row of
+// its id in auth.Routes; one without a row is a defect.
+func route(method, path, id, summary string) huma.Operation {
+	if _, ok := auth.Routes()[id]; !ok {
+		panic("api: auth.Routes has no row for " + id)
+	}
 	return huma.Operation{
 		OperationID: id, Method: method, Path: rest.Prefix + path, Summary: summary,
-		Metadata: map[string]any{"role": role}, Security: []map[string][]string{{"token": {}}},
-		Errors: []int{400, 401, 403, 404, 409, 503},
+		Security: []map[string][]string{{"token": {}}},
+		Errors:   []int{400, 401, 403, 404, 409, 503},
 	}
 }
 
