@@ -17,6 +17,10 @@ type Job struct {
 	// change when the group does.
 	Direction dr.Direction `json:"direction,omitempty"`
 	FromState string       `json:"fromState,omitempty"`
+	// Spec makes it the job of a recovery plan, Part the job of a group
+	// within one.
+	Spec *PlanSpec `json:"planSpec,omitempty"`
+	Part *PlanPart `json:"planPart,omitempty"`
 }
 
 // InsertJob adds a job.
