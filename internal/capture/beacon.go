@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"rebound/internal/dr"
+	"rebound/internal/link"
+	"rebound/internal/problem"
 	"rebound/internal/segment"
 )
 
@@ -118,6 +120,17 @@ func (q *sequencer) marker(id dr.PointID, kind dr.PointKind, name string) (dr.Po
 		return dr.Point{}, err
 	}
 	return dr.Point{ID: id, Kind: kind, Name: name, Position: at, Time: wall}, nil
+}
+
+// thawed labels a marker of the open epoch.
+func (g *group) thawed(p dr.Point) (dr.Position, error) {
+	g.mu.Lock()
+	version := g.opened.LinkVersion
+	g.mu.Unlock()
+	if version < link.Version2 {
+		return dr.Position{}, problem.New(problem.OperationNotAllowed, "the standby's gateway is older than this one and knows no application-consistent points; upgrade it")
+	}
+	return g.q.controlIn(p.Position.Epoch, segment.KindThawed, segment.Thawed{ID: p.ID, Name: p.Name})
 }
 
 // definition records a machine's definition as of now.

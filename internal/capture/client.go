@@ -240,6 +240,14 @@ func (c *Client) Marker(ctx context.Context, id dr.PointID, kind dr.PointKind, n
 	return p, err
 }
 
+// Thawed labels the point of a marker of the open epoch as application-
+// consistent, by its Name. The caller has found the file systems of all members
+// frozen before and after the marker. A standby that knows no such label, or
+// another epoch, is OperationNotAllowed.
+func (c *Client) Thawed(ctx context.Context, p dr.Point) (dr.Position, error) {
+	return c.position(ctx, methodThawed, thawedParams{p})
+}
+
 // Define records a machine's definition as of the present moment.
 func (c *Client) Define(ctx context.Context, def dr.Definition) (dr.Position, error) {
 	return c.position(ctx, methodDefinition, def)

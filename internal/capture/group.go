@@ -205,7 +205,7 @@ func (g *group) open(ctx context.Context) (OpenResult, error) {
 		_ = sender.Close()
 		return OpenResult{}, problem.Wrap(err, problem.OperationNotAllowed, "%v", err)
 	}
-	r := OpenResult{Epoch: w.Epoch, PreviousDurable: w.PreviousDurable, Fresh: w.Fresh}
+	r := OpenResult{Epoch: w.Epoch, PreviousDurable: w.PreviousDurable, Fresh: w.Fresh, LinkVersion: w.Version}
 	g.startSender(sender, r)
 	return r, nil
 }

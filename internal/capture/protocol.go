@@ -17,7 +17,8 @@ import (
 // theirs in hello; a gateway that finds another one replaces the process.
 //
 //	1: the first.
-const ProtocolVersion = 1
+//	2: thawed.
+const ProtocolVersion = 2
 
 // The files of a group's runtime directory. Unix socket paths hold at most 107
 // bytes, so the directory's path must be short.
@@ -64,6 +65,7 @@ const (
 	methodProbe      = "probe"
 	methodConfirm    = "confirm"
 	methodMarker     = "marker"
+	methodThawed     = "thawed"
 	methodDefinition = "definition"
 	methodSeal       = "seal"
 	methodDrain      = "drain"
@@ -95,6 +97,8 @@ type OpenResult struct {
 	PreviousDurable dr.Position `json:"previousDurable"`
 	// Fresh means that the standby's disks are empty: copy, do not compare.
 	Fresh bool `json:"fresh"`
+	// LinkVersion is the version of the link's protocol that both ends speak.
+	LinkVersion uint16 `json:"linkVersion"`
 }
 
 // SyncRequest starts a synchronisation in the open epoch.
@@ -210,6 +214,11 @@ type markerParams struct {
 	ID   dr.PointID   `json:"id"`
 	Kind dr.PointKind `json:"kind"`
 	Name string       `json:"name"`
+}
+
+// thawedParams are the parameters of thawed.
+type thawedParams struct {
+	Point dr.Point `json:"point"`
 }
 
 // sealParams are the parameters of seal.

@@ -262,6 +262,8 @@ func (g *group) handle(ctx context.Context, req *Request) (any, error) {
 			return nil, err
 		}
 		return g.q.marker(m.ID, m.Kind, m.Name)
+	case methodThawed:
+		return withParams(req, func(t thawedParams) (dr.Position, error) { return g.thawed(t.Point) })
 	case methodSync:
 		r, err := decode[SyncRequest](req)
 		if err == nil {

@@ -129,6 +129,12 @@ func (h *history) apply(c control) error {
 			return fmt.Errorf("entry %v: %w", c.pos, err)
 		}
 		h.define(machineVersion{d.Machine, c.pos, json.RawMessage(d.JSON)})
+	case segment.KindThawed:
+		var t segment.Thawed
+		if err := t.UnmarshalBinary(c.data); err != nil {
+			return fmt.Errorf("entry %v: %w", c.pos, err)
+		}
+		h.thawed(e.Epoch, t)
 	case segment.KindSyncBegin:
 		if w := len(e.Syncs); w == 0 || e.Syncs[w-1].End != openEnd {
 			e.Syncs = append(e.Syncs, syncWindow{n, openEnd})
@@ -144,6 +150,17 @@ func (h *history) apply(c control) error {
 		}
 	}
 	return nil
+}
+
+// thawed labels a marker of the epoch as application-consistent. One that was
+// pruned meanwhile stays so.
+func (h *history) thawed(epoch dr.Epoch, t segment.Thawed) {
+	for i := len(h.points) - 1; i >= 0; i-- {
+		if p := &h.points[i]; p.ID == t.ID && p.Position.Epoch == epoch {
+			p.Kind, p.Name = dr.AppConsistent, t.Name
+			return
+		}
+	}
 }
 
 // define adds a version of a machine; one that is the same as the last is not

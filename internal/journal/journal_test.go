@@ -189,6 +189,51 @@ func TestResolve(t *testing.T) {
 	}
 }
 
+// TestThawed: the label comes after its marker, is worth nothing before it is
+// durable, outlives a restart, and is given to no marker of another epoch.
+func TestThawed(t *testing.T) {
+	w := script(t, 2)
+	w.opWrites()
+	w.opMarker() // p1
+	w.opWrites()
+	w.opMarker() // p2, never labelled
+	w.beacon()
+	w.sync()
+	if _, err := w.j.Resolve(dr.LatestApp); !problem.HasCode(err, problem.NoRecoveryPoint) {
+		t.Errorf("before the label: %v", err)
+	}
+	thawed := func(name string) {
+		e := w.entry(segment.KindThawed)
+		e.name = name
+		w.send([]modelEntry{e})
+	}
+	thawed("p1")
+	w.sync()
+	check := func() {
+		t.Helper()
+		for _, sel := range []dr.PointSelector{dr.LatestApp, dr.LatestMultiVMApp} {
+			r, err := w.j.Resolve(sel)
+			if err != nil || r.Point == nil || r.Point.ID != "p1" || r.Point.Kind != dr.AppConsistent || r.Point.Name != "app p1" {
+				t.Errorf("%s: %+v, %v", sel, r, err)
+			}
+		}
+		if got := w.j.Points(Filter{Kind: dr.AppConsistent}); len(got) != 1 {
+			t.Errorf("application-consistent points %+v", got)
+		}
+		if r, err := w.j.Resolve(dr.LatestProcessed); err != nil || r.Point == nil || r.Point.ID != "p2" {
+			t.Errorf("latest processed: %+v, %v", r, err)
+		}
+	}
+	check()
+	w.must(w.j.Close())
+	w.reopen()
+	check()
+	w.startEpoch()
+	thawed("p2")
+	w.sync()
+	check()
+}
+
 // TestResolveInGap: nobody knows what the disks held between a break and the
 // end of the next synchronisation.
 func TestResolveInGap(t *testing.T) {

@@ -27,6 +27,7 @@ func (w *world) step() {
 		{40, "write", w.opWrites},
 		{12, "beacon", w.opBeacon},
 		{6, "marker", w.opMarker},
+		{3, "thawed", w.opThawed},
 		{2, "definition", w.opDefinition},
 		{15, "sync", w.opSync},
 		{1, "break", w.opBreak},
@@ -123,6 +124,14 @@ func (w *world) opMarker() {
 	e := w.entry(segment.KindMarker)
 	w.nextID++
 	e.name, e.wall = fmt.Sprintf("p%d", w.nextID), w.clock
+	w.send([]modelEntry{e})
+}
+
+// opThawed labels one of the markers of the epoch, a label that was given, or
+// one that never was there.
+func (w *world) opThawed() {
+	e := w.entry(segment.KindThawed)
+	e.name = fmt.Sprintf("p%d", w.nextID-w.r.IntN(4))
 	w.send([]modelEntry{e})
 }
 

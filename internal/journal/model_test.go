@@ -32,7 +32,7 @@ type modelEntry struct {
 	sync bool
 	n    dr.Seq    // of a beacon
 	wall time.Time // of a beacon or marker
-	name string    // of a marker's id or a definition's machine uuid
+	name string    // of a marker's or thawed marker's id, or a definition's machine uuid
 }
 
 // world is a journal beside a model that remembers every write.
@@ -168,6 +168,8 @@ func (e *modelEntry) wire() segment.Entry {
 	switch e.kind {
 	case segment.KindMarker:
 		v = segment.Marker{ID: dr.PointID(e.name), Kind: dr.CrashConsistent, Time: e.wall}
+	case segment.KindThawed:
+		v = segment.Thawed{ID: dr.PointID(e.name), Name: "app " + e.name}
 	case segment.KindBeacon:
 		v = segment.Beacon{Wall: e.wall, N: e.n}
 	case segment.KindBreak:
@@ -355,7 +357,8 @@ func (w *world) checkPoints() {
 	for i := range w.entries {
 		e := &w.entries[i]
 		if e.kind == segment.KindMarker && w.offered(e.pos) && !e.pos.Before(w.j.floor) {
-			want = append(want, e.name+"@"+e.pos.String())
+			kind, name := w.label(e)
+			want = append(want, fmt.Sprintf("%s@%s %s %q", e.name, e.pos, kind, name))
 		}
 	}
 	for _, p := range w.j.Points(Filter{}) {
@@ -365,7 +368,7 @@ func (w *world) checkPoints() {
 			}
 			continue
 		}
-		got = append(got, string(p.ID)+"@"+p.Position.String())
+		got = append(got, fmt.Sprintf("%s@%s %s %q", p.ID, p.Position, p.Kind, p.Name))
 		if r, err := w.j.Resolve(dr.PointSelector(p.ID)); err != nil || r.Position != p.Position || r.Definitions[0].UUID != w.definition(p.Position) {
 			w.t.Fatalf("point %s resolves to %+v, %v; want definition %s", p.ID, r, err, w.definition(p.Position))
 		}
@@ -373,6 +376,19 @@ func (w *world) checkPoints() {
 	if !slices.Equal(got, want) {
 		w.t.Fatalf("points %v, want %v", got, want)
 	}
+}
+
+// label returns what a marker is called once a durable entry of its epoch has
+// said that it was thawed after it.
+func (w *world) label(marker *modelEntry) (dr.PointKind, string) {
+	durable := w.j.Durable()
+	for i := range w.entries {
+		e := &w.entries[i]
+		if e.kind == segment.KindThawed && e.name == marker.name && e.pos.Epoch == marker.pos.Epoch && !durable.Before(e.pos) {
+			return dr.AppConsistent, "app " + e.name
+		}
+	}
+	return dr.CrashConsistent, ""
 }
 
 // definition returns what the model knows of vm0 at p.

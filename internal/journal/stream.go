@@ -171,6 +171,8 @@ func checkControl(kind segment.Kind, data []byte) error {
 		return new(segment.Beacon).UnmarshalBinary(data)
 	case segment.KindBreak:
 		return new(segment.Break).UnmarshalBinary(data)
+	case segment.KindThawed:
+		return new(segment.Thawed).UnmarshalBinary(data)
 	case segment.KindSyncBegin:
 		return new(segment.SyncBegin).UnmarshalBinary(data)
 	case segment.KindSyncEnd:

@@ -43,7 +43,7 @@ func (s *Server) serveCompare(ctx context.Context, c *conn, peer Peer, hello *He
 		c: c, cfg: &s.cfg, cmp: cmp, head: head,
 		order: make(chan *reply, s.cfg.CompareWorkers-1), pong: make(chan uint64, 1),
 	}
-	err = an.run(ctx, &Welcome{Version: Version1, StandbyClock: s.cfg.Now().UTC()})
+	err = an.run(ctx, &Welcome{Version: best(hello.Versions), StandbyClock: s.cfg.Now().UTC()})
 	if cerr := cmp.Close(); cerr != nil && err == nil {
 		err = fmt.Errorf("close comparer: %w", cerr)
 	}

@@ -126,7 +126,7 @@ func shakeHands(ctx context.Context, raw net.Conn, cfg *DialConfig, purpose Purp
 		now = time.Now
 	}
 	hello := cfg.Hello
-	hello.Versions = []uint16{Version1}
+	hello.Versions = versions()
 	hello.Purpose = purpose
 	hello.SourceClock = now().UTC()
 	if err := hello.Validate(); err != nil {
@@ -160,7 +160,7 @@ func shakeHands(ctx context.Context, raw net.Conn, cfg *DialConfig, purpose Purp
 
 func checkWelcome(h *Hello, w *Welcome) error {
 	switch {
-	case w.Version != Version1:
+	case best([]uint16{w.Version}) == 0:
 		return problem.New(problem.IncompatibleVersion, "the standby chose version %d", w.Version)
 	case h.Purpose == PurposeCompare:
 		return nil

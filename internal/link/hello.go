@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"slices"
 	"time"
 
 	"rebound/internal/dr"
@@ -15,7 +16,23 @@ const (
 	// Version1 is the first: handshake in JSON, cumulative credits,
 	// compare requests with runs.
 	Version1 uint16 = 1
+	// Version2 may carry entries of kind segment.KindThawed.
+	Version2 uint16 = 2
 )
+
+// versions are what this program speaks, worst first.
+func versions() []uint16 { return []uint16{Version1, Version2} }
+
+// best returns the best version that both ends speak; 0 when there is none.
+func best(theirs []uint16) uint16 {
+	var v uint16
+	for _, ours := range versions() {
+		if slices.Contains(theirs, ours) {
+			v = ours
+		}
+	}
+	return v
+}
 
 // Purpose says what a connection is for.
 type Purpose string
@@ -40,6 +57,9 @@ type Hello struct {
 	Disks      []dr.GroupDisk `json:"disks"`
 	// Epoch of the stream to go on with; 0 asks for a new one.
 	Epoch dr.Epoch `json:"epoch,omitempty"`
+	// After says that the caller has no entries up to it any more: a
+	// receiver that lacks some of them cannot go on.
+	After dr.Seq `json:"after,omitempty"`
 	// Gateway names the source gateway for people; who the caller is, its
 	// certificate says.
 	Gateway dr.GatewayID `json:"gateway,omitempty"`

@@ -74,7 +74,7 @@ func (s *Server) serveStream(ctx context.Context, c *conn, peer Peer, hello *Hel
 	in.head = &s.groups[hello.Group].head
 	s.mu.Unlock()
 	in.head.set(w.Epoch, w.Durable)
-	w.Version = Version1
+	w.Version = best(hello.Versions)
 	w.CreditBytes, w.CreditFrames = s.cfg.CreditBytes, s.cfg.CreditFrames
 	w.StandbyClock = s.cfg.Now().UTC()
 	err = in.run(ctx, &w)

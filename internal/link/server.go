@@ -269,8 +269,8 @@ func (s *Server) checkHello(h *Hello) error {
 	if err := h.Validate(); err != nil {
 		return problem.Wrap(err, problem.InvalidRequest, "")
 	}
-	if !slices.Contains(h.Versions, Version1) {
-		return problem.New(problem.IncompatibleVersion, "the source speaks %v, the standby %v", h.Versions, []uint16{Version1})
+	if best(h.Versions) == 0 {
+		return problem.New(problem.IncompatibleVersion, "the source speaks %v, the standby %v", h.Versions, versions())
 	}
 	skew := h.SourceClock.Sub(s.cfg.Now())
 	if s.cfg.MaxClockSkew > 0 && skew.Abs() > s.cfg.MaxClockSkew {

@@ -31,6 +31,7 @@ const (
 	PointNotConfirmed   Code = "PointNotConfirmed"
 	PointInUse          Code = "PointInUse"
 	NoRoom              Code = "NoRoom"
+	SpoolFailed         Code = "SpoolFailed"
 	GatewayUnreachable  Code = "GatewayUnreachable"
 	VaultUnreachable    Code = "VaultUnreachable"
 	StaleGeneration     Code = "StaleGeneration"
@@ -55,6 +56,7 @@ const (
 	NotConfirmed        Code = "NotConfirmed"
 	CheckFailed         Code = "CheckFailed"
 	JobFailed           Code = "JobFailed"
+	GuestNotFrozen      Code = "GuestNotFrozen"
 )
 
 // registry is filled once, here, and never written again.
@@ -84,6 +86,7 @@ var registry = map[Code]Problem{
 	NoRecoveryPoint:     {Kind: Conflict, Title: "There is no recovery point to use", PossibleCauses: []string{"The first synchronisation has not ended", "No point of the kind asked for was made"}, RecommendedAction: "Wait for the first point, or choose another kind of point."},
 	PointNotConfirmed:   {Kind: Conflict, Title: "The position is not confirmed", PossibleCauses: []string{"It lies after the newest beacon, after a break, or inside a synchronisation"}, RecommendedAction: "Choose the newest confirmed point; 'latest' does."},
 	PointInUse:          {Kind: Conflict, Title: "The point is in use", RecommendedAction: "End the test failover or the failover that runs on it."},
+	SpoolFailed:         {Kind: Internal, Title: "The spool's volume failed", RecommendedAction: "Look at the volume of the gateway's spool. Replication goes on by bitmap; the history of the time in between is lost."},
 	NoRoom:              {Kind: Exhausted, Title: "There is not enough room", RecommendedAction: "Free room on the named volume or choose another one, then retry."},
 	GatewayUnreachable:  {Kind: Unavailable, Title: "The gateway cannot be reached", PossibleCauses: []string{"It is not running", "Its link to the vault is down"}, RecommendedAction: "Start the gateway or mend its network, then retry the job.", Transient: true},
 	VaultUnreachable:    {Kind: Unavailable, Title: "The vault cannot be reached", RecommendedAction: "Check the address and that 'rebound vault serve' is running.", Transient: true},
@@ -109,6 +112,7 @@ var registry = map[Code]Problem{
 	NotConfirmed:        {Kind: Invalid, Title: "Nothing was done: the operation was not confirmed", PossibleCauses: []string{"The command loses or deletes something and there is no terminal to ask at"}, RecommendedAction: "Look at it with --dry-run, then run it again with --yes."},
 	CheckFailed:         {Kind: Conflict, Title: "Something would fail later", RecommendedAction: "Mend what the check lists as failed, then run 'rebound check' again."},
 	JobFailed:           {Kind: Internal, Title: "The job did not succeed", RecommendedAction: "Look at its tasks with 'rebound job show', mend the cause, then 'rebound job restart'."},
+	GuestNotFrozen:      {Kind: Unavailable, Title: "The guest's file systems could not be frozen for an application-consistent point", PossibleCauses: []string{"The QEMU guest agent is not installed or not running in the guest", "A hook script in the guest failed or took too long", "The guest thawed by itself before the point was made (Windows does so after about 10 s)"}, RecommendedAction: "Start the guest agent (qemu-guest-agent) in the guest and look at its log and at the hooks' output, then make the point again; crash-consistent points go on being made meanwhile."},
 }
 
 // All returns every registered problem, sorted by code.

@@ -247,7 +247,7 @@ func ParseControls(buf []byte) ([]Control, error) {
 		c := Control{Seq: dr.Seq(le.Uint64(buf)), Kind: Kind(buf[8])}
 		n := int(le.Uint32(buf[12:]))
 		buf = buf[controlHeaderSize:]
-		if c.Kind < KindMarker || c.Kind > KindSyncEnd || n > len(buf) {
+		if c.Kind < KindMarker || c.Kind > KindThawed || n > len(buf) {
 			return nil, fmt.Errorf("decode controls: %w: %v of %d bytes", ErrDamaged, c.Kind, n)
 		}
 		c.Data, buf = buf[:n:n], buf[n:]

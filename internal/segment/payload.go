@@ -53,6 +53,14 @@ type SyncEnd struct {
 	Copied   int64 // bytes that differed and were sent
 }
 
+// Thawed says that the file systems of all members were frozen when the marker
+// with the ID was placed, and were found frozen still after it: its point is
+// application-consistent, and has the name.
+type Thawed struct {
+	ID   dr.PointID
+	Name string
+}
+
 // MarshalBinary encodes m.
 func (m Marker) MarshalBinary() ([]byte, error) {
 	w := newPayload()
@@ -155,6 +163,21 @@ func (s *SyncEnd) UnmarshalBinary(b []byte) error {
 	r := openPayload(b)
 	*s = SyncEnd{Compared: r.int(), Copied: r.int()}
 	return r.end("sync-end")
+}
+
+// MarshalBinary encodes t.
+func (t Thawed) MarshalBinary() ([]byte, error) {
+	w := newPayload()
+	w.string(string(t.ID))
+	w.string(t.Name)
+	return w.b, nil
+}
+
+// UnmarshalBinary decodes t.
+func (t *Thawed) UnmarshalBinary(b []byte) error {
+	r := openPayload(b)
+	*t = Thawed{ID: dr.PointID(r.string()), Name: r.string()}
+	return r.end("thawed")
 }
 
 // payloadWriter writes a version byte, then fields in order: integers as 8

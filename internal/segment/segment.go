@@ -41,17 +41,20 @@ const (
 	// and a SyncEnd.
 	KindSyncBegin Kind = 8
 	KindSyncEnd   Kind = 9
+	// KindThawed is a Thawed: it makes an earlier marker of its epoch an
+	// application-consistent point.
+	KindThawed Kind = 10
 )
 
 // HasRange reports whether entries of the kind name a range of a disk.
 func (k Kind) HasRange() bool { return k >= KindWrite && k <= KindTrim }
 
 // HasPayload reports whether entries of the kind carry Data.
-func (k Kind) HasPayload() bool { return k == KindWrite || (k >= KindMarker && k <= KindSyncEnd) }
+func (k Kind) HasPayload() bool { return k == KindWrite || (k >= KindMarker && k <= KindThawed) }
 
 // String names the kind for people.
 func (k Kind) String() string {
-	names := [...]string{"", "write", "zero", "trim", "marker", "beacon", "break", "definition", "sync-begin", "sync-end"}
+	names := [...]string{"", "write", "zero", "trim", "marker", "beacon", "break", "definition", "sync-begin", "sync-end", "thawed"}
 	if k == 0 || int(k) >= len(names) {
 		return fmt.Sprintf("kind(%d)", uint8(k))
 	}
@@ -139,7 +142,7 @@ type Meta struct {
 // check applies the rules that builder and parser share.
 func (m *Meta) check() error {
 	switch {
-	case m.Kind < KindWrite || m.Kind > KindSyncEnd:
+	case m.Kind < KindWrite || m.Kind > KindThawed:
 		return fmt.Errorf("%w: unknown %v", ErrEntry, m.Kind)
 	case m.Flags&^FlagSync != 0:
 		return fmt.Errorf("%w: unknown flags %#x", ErrEntry, m.Flags)

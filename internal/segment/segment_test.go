@@ -178,7 +178,7 @@ func TestBuilderRefuses(t *testing.T) {
 	ok := Entry{Seq: 1, Kind: KindZero, Length: 1}
 	for name, list := range map[string][]Entry{
 		"kind 0":         {{Seq: 1}},
-		"kind 10":        {{Seq: 1, Kind: 10}},
+		"kind 11":        {{Seq: 1, Kind: 11}},
 		"seq 0":          {{Kind: KindZero, Length: 1}},
 		"gap":            {ok, {Seq: 3, Kind: KindZero, Length: 1}},
 		"repeat":         {ok, ok},
@@ -320,6 +320,7 @@ func TestGolden(t *testing.T) {
 	add(KindDefinition, Definition{"vm", []byte("{}")})
 	add(KindSyncBegin, SyncBegin{"compare", 1 << 30})
 	add(KindSyncEnd, SyncEnd{1 << 30, 4096})
+	add(KindThawed, Thawed{"p-1", "before the upgrade"})
 	add(KindBreak, Break{"the end"})
 	files := map[string][]byte{}
 	for name, codec := range codecs() {

@@ -37,6 +37,10 @@ type Machine struct {
 	// Standby machines are reserved as the target of a replication group;
 	// Start refuses them.
 	Standby bool `json:"standby,omitempty"`
+	// BootedAt is when the present run of the machine began, by the clock of
+	// its host: that of the hypervisor's process, which a restart inside of
+	// the guest does not change. Zero when it is off or not known.
+	BootedAt time.Time `json:"bootedAt,omitzero"`
 }
 
 // Network is a network that machines can be connected to.
@@ -54,6 +58,7 @@ type Capabilities struct {
 	Capturer     bool `json:"capturer"`
 	BootFromView bool `json:"bootFromView"`
 	Importer     bool `json:"importer"`
+	Freezer      bool `json:"freezer"`
 }
 
 // StopMode says how hard to stop a machine.
@@ -183,6 +188,30 @@ type SourceExporter interface {
 // ends the process afterwards.
 type Quiescer interface {
 	Quiesce(ctx context.Context, name dr.MachineName, mode StopMode, timeout time.Duration) error
+}
+
+// Freezer stills the file systems of a running machine for the moment of an
+// application-consistent point, through an agent in the guest.
+//
+// Contract:
+//   - Freeze returns once the guest has run its hooks, written out what it
+//     held in memory and frozen its file systems, one at least. If it cannot do
+//     so within the time, or a hook fails, it returns GuestNotFrozen and the
+//     guest is thawed: by the guest itself, by the driver, or by what the
+//     driver left behind to do it.
+//   - Thaw lets the guest go on, whoever froze it; thawed says how many file
+//     systems were still frozen then. 0 means that the guest had thawed by
+//     itself (Windows does after about 10 s). Thawing a guest that is not
+//     frozen succeeds with 0.
+//   - Frozen asks the guest whether its file systems are frozen now.
+//   - No call waits for a guest for longer than its ctx allows, and none holds
+//     up other calls for the machine. Two users of one agent wait for each other.
+//   - A guest that Freeze froze is thawed at the latest when the given time is
+//     over, even if the calling process has died meanwhile.
+type Freezer interface {
+	Freeze(ctx context.Context, name dr.MachineName, within time.Duration) error
+	Frozen(ctx context.Context, name dr.MachineName) (bool, error)
+	Thaw(ctx context.Context, name dr.MachineName) (thawed int, err error)
 }
 
 // ViewDisk is one disk of a machine that is to run on a journal's view.
