@@ -56,6 +56,15 @@ const (
 	NotConfirmed        Code = "NotConfirmed"
 	CheckFailed         Code = "CheckFailed"
 	JobFailed           Code = "JobFailed"
+	UnknownPlan         Code = "UnknownPlan"
+	InvalidPlan         Code = "InvalidPlan"
+	PlanPointNotAllowed Code = "PlanPointNotAllowed"
+	PlanStopped         Code = "PlanStopped"
+	ActionFailed        Code = "ActionFailed"
+	ActionInterrupted   Code = "ActionInterrupted"
+	ActionRefused       Code = "ActionRefused"
+	SamePerson          Code = "SamePerson"
+	NothingWaits        Code = "NothingWaits"
 	GuestNotFrozen      Code = "GuestNotFrozen"
 )
 
@@ -111,6 +120,15 @@ var registry = map[Code]Problem{
 	IncompatibleVersion: {Kind: Conflict, Title: "The two ends share no version of the protocol", PossibleCauses: []string{"One gateway is much older than the other"}, RecommendedAction: "Compare 'rebound version' at both ends and upgrade the older one."},
 	NotConfirmed:        {Kind: Invalid, Title: "Nothing was done: the operation was not confirmed", PossibleCauses: []string{"The command loses or deletes something and there is no terminal to ask at"}, RecommendedAction: "Look at it with --dry-run, then run it again with --yes."},
 	CheckFailed:         {Kind: Conflict, Title: "Something would fail later", RecommendedAction: "Mend what the check lists as failed, then run 'rebound check' again."},
+	UnknownPlan:         {Kind: NotFound, Title: "There is no such recovery plan", RecommendedAction: "See 'rebound plan list'."},
+	InvalidPlan:         {Kind: Invalid, Title: "The recovery plan is not valid", RecommendedAction: "Correct the named part of the plan; nothing was changed."},
+	PlanPointNotAllowed: {Kind: Invalid, Title: "A plan takes no such recovery point", PossibleCauses: []string{"A single point belongs to one replication group and means nothing to the others"}, RecommendedAction: "Use latest, latest-processed, latest-app, latest-multi-vm or latest-multi-vm-app; after the failover change the point of single items or groups with 'rebound change-point'."},
+	PlanStopped:         {Kind: Conflict, Title: "The recovery plan ended before it came to this step", PossibleCauses: []string{"An action failed whose policy is to stop", "A person rejected a step or cancelled the plan"}, RecommendedAction: "Restart (or resume) the plan's job; it goes on with what is missing. Or undo what was failed over."},
+	ActionFailed:        {Kind: Conflict, Title: "An action of the recovery plan failed", RecommendedAction: "Look at its output in the job, mend what it asks for, then restart the job; what was done is not repeated."},
+	ActionInterrupted:   {Kind: Conflict, Title: "An action was cut short, and nobody knows how far it came", PossibleCauses: []string{"The process that ran it died in the middle"}, RecommendedAction: "Look at what it did. Then 'rebound job resume JOB' takes it as done, 'rebound job resume JOB --again' runs it once more, 'rebound job reject JOB' takes it as failed."},
+	ActionRefused:       {Kind: NotAllowed, Title: "The gateway does not run this action", PossibleCauses: []string{"The gateway was started with --scripts=none or --scripts=folder", "The file is not there or is not executable"}, RecommendedAction: "Put the script into the gateway's folder of scripts, or let the gateway's administrator allow scripts."},
+	SamePerson:          {Kind: NotAllowed, Title: "An approval needs another person", PossibleCauses: []string{"The one who started the plan may not approve its steps"}, RecommendedAction: "Let somebody else approve it: 'rebound job approve JOB'."},
+	NothingWaits:        {Kind: Conflict, Title: "The job does not wait for this answer", PossibleCauses: []string{"Somebody else has answered", "The job has gone on or has ended"}, RecommendedAction: "Look at the job: 'rebound job show JOB'."},
 	JobFailed:           {Kind: Internal, Title: "The job did not succeed", RecommendedAction: "Look at its tasks with 'rebound job show', mend the cause, then 'rebound job restart'."},
 	GuestNotFrozen:      {Kind: Unavailable, Title: "The guest's file systems could not be frozen for an application-consistent point", PossibleCauses: []string{"The QEMU guest agent is not installed or not running in the guest", "A hook script in the guest failed or took too long", "The guest thawed by itself before the point was made (Windows does so after about 10 s)"}, RecommendedAction: "Start the guest agent (qemu-guest-agent) in the guest and look at its log and at the hooks' output, then make the point again; crash-consistent points go on being made meanwhile."},
 }
