@@ -96,6 +96,7 @@ func (g *Gateway) reportOnce(ctx context.Context, rep *control.Reporter, watch *
 	}
 	g.events.delivered(next)
 	g.obey(ctx, desired)
+	g.followPolicies(desired)
 	if len(r.Groups) > 0 {
 		return busyReport
 	}

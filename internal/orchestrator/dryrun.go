@@ -66,7 +66,7 @@ func (o *Orchestrator) DryRun(ctx context.Context, s StartRequest) (rest.DryRun,
 		} else if err != nil {
 			return err
 		}
-		if r.policy, err = tx.Policy(r.group.Policy); err != nil {
+		if r.policy, err = tx.PolicyOf(&r.group); err != nil {
 			return err
 		}
 		f, err := o.factsFor(tx, &r.group, s)

@@ -7,13 +7,12 @@ import (
 	"rebound/internal/dr"
 	"rebound/internal/lifecycle"
 	"rebound/internal/site"
-	"rebound/internal/vault/rest"
 	"rebound/internal/vault/store"
 )
 
 // Facts gathers what the life cycle's guards look at.
 func (o *Orchestrator) Facts(tx *store.Tx, g *store.Group) (lifecycle.Facts, error) {
-	policy, err := tx.Policy(g.Policy)
+	policy, err := tx.PolicyOf(g)
 	if err != nil {
 		return lifecycle.Facts{}, err
 	}
@@ -94,14 +93,6 @@ func (o *Orchestrator) factsFor(tx *store.Tx, g *store.Group, s StartRequest) (l
 	f.LoneMember = s.LoneMember
 	f.Force = s.Request.Force
 	return f, err
-}
-
-// DefaultPolicy is what groups get that name none.
-func DefaultPolicy() rest.Policy {
-	return rest.Policy{
-		ID: "default", RPOThreshold: 3600, CrashInterval: 300, RedoWindow: 7200, Compression: "s2",
-		ShutdownTimeout: 120, BootTimeout: 300,
-	}
 }
 
 func seconds(n int64) time.Duration { return time.Duration(n) * time.Second }

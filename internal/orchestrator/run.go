@@ -257,7 +257,7 @@ func (o *Orchestrator) beginTask(ctx context.Context, in jobInput, seq int, t ta
 		if r.group, err = tx.Group(r.job.Group); err != nil {
 			return err
 		}
-		if r.policy, err = tx.Policy(r.group.Policy); err != nil {
+		if r.policy, err = tx.PolicyOf(&r.group); err != nil {
 			return err
 		}
 		row.Name, row.Title, row.Attempt, row.Problem, row.Warnings = t.name, t.title, in.Attempt, nil, nil

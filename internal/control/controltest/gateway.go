@@ -169,6 +169,7 @@ func (g *Gateway) heed(d control.Desired) {
 	g.world.mu.Lock()
 	defer g.world.mu.Unlock()
 	for _, want := range d.Groups {
+		g.takePolicy(want)
 		s := g.streams[want.Group]
 		if s == nil || s.spec.Generation >= want.Generation || want.Active == g.site || s.phase == control.PhaseFenced {
 			continue

@@ -123,6 +123,8 @@ type journal struct {
 	points     []dr.Point
 	epoch      dr.Epoch
 	sealed     bool
+	// redoWindow and retention are the policy's.
+	redoWindow, retention time.Duration
 }
 
 type stream struct {

@@ -218,6 +218,9 @@ func (g *Group) Start(ctx context.Context, spec control.ReplicationSpec) error {
 		return err
 	}
 	if r, err := g.runner(); err == nil && st.Want == wantRun && sameSpec(st.Spec, spec) && len(resume) == 0 {
+		if err := g.TakePolicy(policyOf(spec)); err != nil {
+			return err
+		}
 		return g.await(ctx, r)
 	}
 	g.end(endCapture)

@@ -103,7 +103,10 @@ func (s *state) begin(spec control.ReplicationSpec, resume []dr.MachineName) {
 	s.Spec, s.Want, s.Generation, s.Resume, s.Drained = spec, wantRun, spec.Generation, resume, nil
 }
 
+// sameSpec reports whether a stream of a is one of b, but for what can change
+// without a break.
 func sameSpec(a, b control.ReplicationSpec) bool {
+	setPolicy(&a, policyOf(b))
 	x, errX := json.Marshal(a)
 	y, errY := json.Marshal(b)
 	return errX == nil && errY == nil && string(x) == string(y)

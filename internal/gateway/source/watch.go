@@ -101,6 +101,9 @@ func (a *attempt) tick(ctx context.Context) error {
 	if err := a.look(ctx); err != nil {
 		return err
 	}
+	if err := a.followPolicy(ctx); err != nil {
+		return err
+	}
 	if _, err := a.beacon(ctx); err != nil {
 		return err
 	}

@@ -269,7 +269,13 @@ func (s *Server) takeReport(ctx context.Context, gw store.Gateway, rep control.R
 	events := s.reportEvents(gw, rep, out.SkewBegan, out.SkewEnded, out.Offset, now)
 	d := control.Desired{Time: now.UTC(), Groups: []control.DesiredGroup{}, SendAll: out.First}
 	var groups []store.Group
-	err := s.view(ctx, func(tx *store.Tx) (err error) { groups, err = tx.Groups(); return err })
+	policies := map[dr.GroupID]*control.PolicySettings{}
+	err := s.view(ctx, func(tx *store.Tx) (err error) {
+		if groups, err = tx.Groups(); err != nil {
+			return err
+		}
+		return policySettings(tx, gw.ID, groups, policies)
+	})
 	if err != nil {
 		return d, err
 	}
@@ -278,7 +284,7 @@ func (s *Server) takeReport(ctx context.Context, gw store.Gateway, rep control.R
 		if gw.ID != g.HomeGateway && gw.ID != g.RecoveryGateway {
 			continue
 		}
-		d.Groups = append(d.Groups, control.DesiredGroup{Group: g.ID, Generation: g.Generation, Active: g.Active, Machines: g.Machines()})
+		d.Groups = append(d.Groups, control.DesiredGroup{Group: g.ID, Generation: g.Generation, Active: g.Active, Machines: g.Machines(), Policy: policies[g.ID]})
 		if s.observed(&g) != g.State {
 			moved = append(moved, g)
 		}

@@ -94,7 +94,7 @@ func (s *Server) targetRoutes(api huma.API, kind string, find finder) {
 			if err != nil {
 				return err
 			}
-			p, err := tx.Policy(g.Policy)
+			p, err := tx.PolicyOf(&g)
 			out = s.Live.RPO(&g, p.RPOThreshold, s.Now())
 			return err
 		})
@@ -205,7 +205,7 @@ func itemOf(g rest.Group, m rest.Member) rest.Item {
 
 // viewOf builds what the API shows of a group, allowed operations included.
 func (s *Server) viewOf(tx *store.Tx, g *store.Group, lone bool) (rest.Group, error) {
-	policy, err := tx.Policy(g.Policy)
+	policy, err := tx.PolicyOf(g)
 	if err != nil {
 		return rest.Group{}, err
 	}
