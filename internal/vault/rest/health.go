@@ -59,7 +59,9 @@ type Condition struct {
 	ID       int64    `json:"id"`
 	Code     string   `json:"code"`
 	Severity Severity `json:"severity" enum:"info,warning,critical"`
-	Title    string   `json:"title"`
+	// Worst is the gravest that it had.
+	Worst Severity `json:"worst" enum:"info,warning,critical"`
+	Title string   `json:"title"`
 	// Text says it of this object, with numbers.
 	Text              string   `json:"text"`
 	PossibleCauses    []string `json:"possibleCauses"`
@@ -198,3 +200,35 @@ const (
 	HeaderSignature = "X-Rebound-Signature"
 	HeaderEvent     = "X-Rebound-Event"
 )
+
+// HealthSettings are the limits of conditions that are not a policy's. A 0 in
+// an answer means that the condition is turned off.
+type HealthSettings struct {
+	// TestFailoverDays and VerifyDays: how old the last successful test failover
+	// and verification may be. Azure asks for a test every six months.
+	TestFailoverDays int64 `json:"testFailoverDays" minimum:"0" maximum:"3650"`
+	VerifyDays       int64 `json:"verifyDays" minimum:"0" maximum:"3650"`
+	// BackupDays: how old the vault's last backup may be.
+	BackupDays int64 `json:"backupDays" minimum:"0" maximum:"3650"`
+	// CommitHours: how long a failover may wait for its commit or undo.
+	CommitHours int64 `json:"commitHours" minimum:"0" maximum:"8760"`
+	// VolumeWarning and VolumeCritical: percent of a volume that must be free.
+	VolumeWarning  int64 `json:"volumeWarningPercent" minimum:"0" maximum:"90"`
+	VolumeCritical int64 `json:"volumeCriticalPercent" minimum:"0" maximum:"90"`
+	// HeartbeatWarning and HeartbeatCritical: seconds of silence of a gateway or an
+	// agent.
+	HeartbeatWarning  int64 `json:"heartbeatWarningSeconds" minimum:"1" maximum:"86400"`
+	HeartbeatCritical int64 `json:"heartbeatCriticalSeconds" minimum:"1" maximum:"86400"`
+	// StallWarning and StallCritical: seconds without progress of a synchronisation.
+	StallWarning  int64 `json:"stallWarningSeconds" minimum:"1" maximum:"86400"`
+	StallCritical int64 `json:"stallCriticalSeconds" minimum:"1" maximum:"86400"`
+}
+
+// DefaultHealthSettings are those of a new vault. The 15 minutes of heartbeats and
+// stalls and the volumes' 30 and 25 percent are Azure Site Recovery's.
+func DefaultHealthSettings() HealthSettings {
+	return HealthSettings{
+		TestFailoverDays: 182, VerifyDays: 35, BackupDays: 7, CommitHours: 24, VolumeWarning: 30, VolumeCritical: 25,
+		HeartbeatWarning: 60, HeartbeatCritical: 900, StallWarning: 300, StallCritical: 900,
+	}
+}

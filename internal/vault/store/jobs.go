@@ -1,7 +1,7 @@
 package store
 
 import (
-	"crypto/sha256"
+	"fmt"
 	"time"
 
 	"rebound/internal/dr"
@@ -93,63 +93,20 @@ func (t *Tx) Task(job dr.JobID, name string) (rest.Task, error) {
 	return readDoc[rest.Task](t, "SELECT doc FROM tasks WHERE job = ? AND name = ?", job, name)
 }
 
-// InsertEvent adds an event.
+// InsertEvent adds an event, and puts it into the outbox of the webhooks that want
+// it.
 func (t *Tx) InsertEvent(e rest.Event) error {
 	doc, err := docOf(e)
 	if err != nil {
 		return err
 	}
-	_, err = t.exec("INSERT INTO events(time, doc) VALUES(?, ?)", stamp(e.Time), doc)
-	return err
+	if err := t.tx.QueryRowContext(t.ctx, "INSERT INTO events(time, doc) VALUES(?, ?) RETURNING seq", stamp(e.Time), doc).Scan(&e.Seq); err != nil {
+		return fmt.Errorf("insert event: %w", err)
+	}
+	return t.queue(e)
 }
 
 // Events lists events after a sequence number, oldest first.
 func (t *Tx) Events(after int64, limit int) ([]rest.Event, error) {
 	return readDocs[rest.Event](t, "SELECT json_set(doc, '$.seq', seq) FROM events WHERE seq > ? ORDER BY seq LIMIT ?", after, limit)
-}
-
-// InsertToken adds a token; only the hash of its secret is kept.
-func (t *Tx) InsertToken(tok rest.Token, secret string) error {
-	doc, err := docOf(tok)
-	if err != nil {
-		return err
-	}
-	sum := sha256.Sum256([]byte(secret))
-	_, err = t.exec("INSERT INTO tokens(id, hash, doc) VALUES(?, ?, ?)", tok.ID, sum[:], doc)
-	return err
-}
-
-// TokenOf finds the token of a secret that has not expired.
-func (t *Tx) TokenOf(secret string, now time.Time) (rest.Token, error) {
-	sum := sha256.Sum256([]byte(secret))
-	tok, err := readDoc[rest.Token](t, "SELECT doc FROM tokens WHERE hash = ?", sum[:])
-	if err == nil && !tok.Expires.IsZero() && tok.Expires.Before(now) {
-		return rest.Token{}, ErrNotFound
-	}
-	return tok, err
-}
-
-// Tokens lists tokens.
-func (t *Tx) Tokens() ([]rest.Token, error) {
-	return readDocs[rest.Token](t, "SELECT doc FROM tokens ORDER BY id")
-}
-
-// DeleteToken ends a token.
-func (t *Tx) DeleteToken(id string) error {
-	return t.must1(t.exec("DELETE FROM tokens WHERE id = ?", id))
-}
-
-// InsertAudit adds a row to the audit log.
-func (t *Tx) InsertAudit(a rest.AuditRow) error {
-	doc, err := docOf(a)
-	if err != nil {
-		return err
-	}
-	_, err = t.exec("INSERT INTO audit(doc) VALUES(?)", doc)
-	return err
-}
-
-// Audit lists the audit log after a sequence number, oldest first.
-func (t *Tx) Audit(after int64, limit int) ([]rest.AuditRow, error) {
-	return readDocs[rest.AuditRow](t, "SELECT json_set(doc, '$.seq', seq) FROM audit WHERE seq > ? ORDER BY seq LIMIT ?", after, limit)
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"sync"
 	"time"
 
 	_ "modernc.org/sqlite" // the driver "sqlite"
@@ -15,12 +16,15 @@ import (
 // Store is the vault's database. Safe for use by several goroutines.
 type Store struct {
 	db *sql.DB
+	// queued has a token when the outbox has got something new.
+	queued chan struct{}
 }
 
 // Tx is one transaction. It must not be kept beyond its function.
 type Tx struct {
-	ctx context.Context
-	tx  *sql.Tx
+	ctx    context.Context
+	tx     *sql.Tx
+	queued bool
 }
 
 // ErrNotFound says that there is no such row.
@@ -49,7 +53,7 @@ func Open(ctx context.Context, path string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{db: db}
+	s := &Store{db: db, queued: make(chan struct{}, 1)}
 	if err := s.migrate(ctx); err != nil {
 		db.Close()
 		return nil, fmt.Errorf("migrate %s: %w", path, err)
@@ -100,7 +104,8 @@ func (s *Store) in(ctx context.Context, opts *sql.TxOptions, f func(*Tx) error) 
 		return fmt.Errorf("begin transaction: %w", err)
 	}
 	defer tx.Rollback() //nolint:errcheck // after a commit it has nothing to do
-	if err := f(&Tx{ctx, tx}); err != nil {
+	t := &Tx{ctx: ctx, tx: tx}
+	if err := f(t); err != nil {
 		return err
 	}
 	if opts != nil && opts.ReadOnly {
@@ -108,6 +113,12 @@ func (s *Store) in(ctx context.Context, opts *sql.TxOptions, f func(*Tx) error) 
 	}
 	if err := tx.Commit(); err != nil {
 		return fmt.Errorf("commit transaction: %w", err)
+	}
+	if t.queued {
+		select {
+		case s.queued <- struct{}{}:
+		default:
+		}
 	}
 	return nil
 }
