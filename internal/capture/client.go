@@ -260,10 +260,23 @@ func (c *Client) Seal(ctx context.Context, reason string) (dr.Position, error) {
 	return c.position(ctx, methodSeal, sealParams{reason})
 }
 
-// Drain waits until everything up to the newest entry as of now is durable at
-// the standby, and returns its position.
+// Drain waits until everything up to the newest entry as of now has left the
+// ring (see Status.Durable), and returns its position.
 func (c *Client) Drain(ctx context.Context) (dr.Position, error) {
 	return c.position(ctx, methodDrain, nil)
+}
+
+// LeaveSpool ends feeding the gateway's spool and returns the position of the
+// newest entry that has left the ring; all up to it is in the spool or at the
+// standby. The caller lets the spool deliver its rest and then calls GoDirect;
+// if that takes too long, the spool is fed again.
+func (c *Client) LeaveSpool(ctx context.Context) (dr.Position, error) {
+	return c.position(ctx, methodLeaveSpool, nil)
+}
+
+// GoDirect lets the stream go to the standby again: the spool is empty.
+func (c *Client) GoDirect(ctx context.Context) error {
+	return c.call(ctx, methodGoDirect, nil, nil)
 }
 
 // Shutdown seals the stream and lets the process end; it returns once the

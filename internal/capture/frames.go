@@ -31,6 +31,7 @@ type frameSource struct {
 	epoch   dr.Epoch
 	builder *segment.Builder
 	codec   atomic.Uint32 // a segment.Codec; of the next frame
+	paused  atomic.Bool   // Next says io.EOF though there is more
 	scratch []segment.Entry
 	timer   *time.Timer
 	payload *atomic.Int64 // bytes put into frames
@@ -52,6 +53,11 @@ func newFrameSource(q *sequencer, gen dr.Generation, epoch dr.Epoch, codec segme
 
 // setCodec changes how the frames that come next are compressed.
 func (f *frameSource) setCodec(c segment.Codec) { f.codec.Store(uint32(c)) }
+
+// pause makes Next say io.EOF at the next boundary of a frame, or not any more.
+func (f *frameSource) pause(on bool) { f.paused.Store(on) }
+
+func (f *frameSource) pausing() bool { return f.paused.Load() }
 
 // Next implements link.FrameSource.
 func (f *frameSource) Next(ctx context.Context, after dr.Seq) ([]byte, dr.Seq, error) {
@@ -92,6 +98,8 @@ func (f *frameSource) wait(ctx context.Context, after dr.Seq) error {
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
+		case f.pausing():
+			return io.EOF
 		case bytes >= lingerBelow || (bytes > 0 && state != StateOpen):
 			return nil
 		case bytes > 0:

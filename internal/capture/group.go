@@ -46,6 +46,8 @@ type group struct {
 	opened OpenResult
 	link   LinkStatus
 	sender *epochSender
+	route  *route // of the present epoch
+	going  Route
 	sync   *syncRun
 	synced SyncStatus // of the last synchronisation
 	redial int64
@@ -152,7 +154,7 @@ func (g *group) close(ctx context.Context, reason string) {
 // deliverRest gives what is left of a sealed epoch a moment to reach the
 // standby, if it can be reached: points in it stay.
 func (g *group) deliverRest(ctx context.Context) {
-	if !g.connected() {
+	if !g.connected() && g.way() != RouteSpool {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, farewell)
@@ -257,10 +259,15 @@ func (g *group) startSender(s *link.Sender, r OpenResult) {
 	g.frames = src
 	g.mu.Unlock()
 	g.log.Info("epoch open", "epoch", r.Epoch)
+	way := newRoute(g, src)
+	g.mu.Lock()
+	g.route = way
+	g.mu.Unlock()
+	g.setRoute(RouteDirect)
 	g.wg.Go(func() {
 		defer close(run.done)
 		defer cancel(nil)
-		err := s.Run(ctx, src)
+		err := way.ship(ctx, s)
 		if err == nil || ctx.Err() != nil {
 			return
 		}

@@ -69,6 +69,8 @@ const (
 	methodDefinition = "definition"
 	methodSeal       = "seal"
 	methodDrain      = "drain"
+	methodLeaveSpool = "leave-spool"
+	methodGoDirect   = "go-direct"
 	methodShutdown   = "shutdown"
 )
 
@@ -87,7 +89,9 @@ type GroupConfig struct {
 	Identity identity.Bundle `json:"identity"`
 	// Compression is "none" or "s2"; empty is "none".
 	Compression string `json:"compression,omitempty"`
-	Limits      Limits `json:"limits"`
+	// Spool is the socket of the gateway's spool; empty if there is none.
+	Spool  string `json:"spool,omitempty"`
+	Limits Limits `json:"limits"`
 }
 
 // OpenResult is what the standby said to a new epoch.
@@ -169,8 +173,9 @@ type Status struct {
 	NBDSocket   string        `json:"nbdSocket,omitempty"`
 	Disks       []DiskStatus  `json:"disks,omitempty"`
 	State       State         `json:"state"`
-	// Head is the newest entry, Durable the newest one that the standby has
-	// safe, Confirmed the N of the newest beacon.
+	// Head is the newest entry, Durable the newest one that has left the
+	// ring: the standby has it safe, or, while Route is not RouteDirect, the
+	// spool. Confirmed is the N of the newest beacon.
 	Head      dr.Position `json:"head"`
 	Durable   dr.Seq      `json:"durable"`
 	Confirmed dr.Seq      `json:"confirmed"`
@@ -178,6 +183,7 @@ type Status struct {
 	Reason   string     `json:"reason,omitempty"`
 	Opened   OpenResult `json:"opened"`
 	Link     LinkStatus `json:"link"`
+	Route    Route      `json:"route,omitempty"`
 	Sync     SyncStatus `json:"sync"`
 	Counters Counters   `json:"counters"`
 }
@@ -195,6 +201,8 @@ const (
 	EventSync EventKind = "sync"
 	// EventClock: the machine's clock was stepped, by By.
 	EventClock EventKind = "clock"
+	// EventRoute: entries take another way; Text is the Route.
+	EventRoute EventKind = "route"
 )
 
 // Event is pushed to every control connection. Events may be lost when a

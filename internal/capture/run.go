@@ -253,6 +253,11 @@ func (g *group) handle(ctx context.Context, req *Request) (any, error) {
 			g.q.seal(s.Reason)
 			return g.q.breakPosition(), nil
 		})
+	case methodLeaveSpool:
+		at, err := g.leaveSpool(ctx)
+		return positionResult{at}, err
+	case methodGoDirect:
+		return struct{}{}, g.goDirect()
 	case methodDrain:
 		at, err := g.q.drain(ctx)
 		return positionResult{at}, err

@@ -79,6 +79,7 @@ type sequencer struct {
 	throttle throttle
 	held     holder
 	syncMark int64 // ring bytes up to which a synchronisation may add
+	diverted bool  // the stream does not go to the standby
 	disks    []diskState
 	live     liveObserver
 	lastWall time.Time     // of the newest beacon

@@ -37,7 +37,7 @@ func (g *group) status(s *Status) {
 	s.Configured = true
 	s.Group, s.Generation, s.Standby, s.StandbyAddr = g.cfg.Group, g.cfg.Generation, g.cfg.Standby, g.cfg.StandbyAddr
 	s.NBDSocket = g.nbdPath
-	s.Opened, s.Link, s.Sync = g.opened, g.link, g.synced
+	s.Opened, s.Link, s.Sync, s.Route = g.opened, g.link, g.synced, g.going
 	if g.sync != nil {
 		s.Sync = g.sync.status()
 	}

@@ -109,7 +109,7 @@ func (s *syncSequencer) waitRoom(ctx context.Context) error {
 	for {
 		s.q.mu.Lock()
 		err := s.open()
-		room := s.q.used < s.q.syncMark && int(s.q.head-s.q.durable) < len(s.q.slots)/4
+		room := !s.q.diverted && s.q.used < s.q.syncMark && int(s.q.head-s.q.durable) < len(s.q.slots)/4
 		moved := s.q.moved
 		s.q.mu.Unlock()
 		if err != nil || room {

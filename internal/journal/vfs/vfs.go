@@ -1,6 +1,6 @@
-// Package vfs is the journal's seam to the file system: the real one, and one
-// in memory that can crash and then keeps or loses what was not synced. Only
-// journal and its tests use it.
+// Package vfs is the seam to the file system of what must survive crashes: the
+// real one, and one in memory that can crash and then keeps or loses what was
+// not synced. Journal and spool use it.
 package vfs
 
 import "io/fs"
