@@ -41,7 +41,7 @@ func (s *Server) tokenRoutes(api huma.API) {
 	})
 	add(api, route("GET", "/audit", "list-audit", "List who did what from where"), func(ctx context.Context, in *pageIn) (*reply[rest.List[rest.AuditRow]], error) {
 		var out []rest.AuditRow
-		err := s.view(ctx, func(tx *store.Tx) (err error) { out, err = tx.Audit(in.After, in.limit()); return err })
+		err := s.view(ctx, func(tx *store.Tx) (err error) { out, err = tx.Audit(store.AuditFilter{After: in.After, Limit: in.limit()}); return err })
 		return listOf(out), err
 	})
 }

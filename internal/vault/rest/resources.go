@@ -349,40 +349,6 @@ type Event struct {
 	Muted bool `json:"muted,omitempty"`
 }
 
-// Token is an API token without its secret.
-type Token struct {
-	ID      string    `json:"id"`
-	Name    string    `json:"name"`
-	Role    string    `json:"role" enum:"reader,operator,contributor,owner"`
-	Created time.Time `json:"created"`
-	Expires time.Time `json:"expires,omitzero"`
-}
-
-// NewToken makes a token.
-type NewToken struct {
-	Name string `json:"name" minLength:"1" maxLength:"63"`
-	Role string `json:"role" enum:"reader,operator,contributor,owner"`
-	// Days until it expires; 0 never.
-	Days int `json:"days,omitempty" minimum:"0"`
-}
-
-// TokenSecret is the answer to NewToken; Secret is shown once.
-type TokenSecret struct {
-	Token
-	Secret string `json:"secret"`
-}
-
-// AuditRow is who did what from where.
-type AuditRow struct {
-	Seq    int64     `json:"seq"`
-	Time   time.Time `json:"time"`
-	Who    string    `json:"who"`
-	From   string    `json:"from"`
-	Method string    `json:"method"`
-	Path   string    `json:"path"`
-	Status int       `json:"status"`
-}
-
 // AgentRegistration is sent by an agent after each boot.
 type AgentRegistration struct {
 	BootID  string    `json:"bootId" minLength:"1"`
@@ -401,7 +367,13 @@ const (
 	AgentHeartbeatPath = "/agent/v1/heartbeat"
 )
 
-// List is the shape of every list.
+// List is the shape of every list: one page of it.
 type List[T any] struct {
 	Items []T `json:"items"`
+	// Next is what 'after' must be for the next page; empty on the last one.
+	// The Link header (rel="next") has the whole address.
+	Next string `json:"next,omitempty"`
+	// Total counts what the filters let through, on all pages; absent for
+	// logs (events, audit, jobs).
+	Total int `json:"total,omitempty"`
 }

@@ -117,7 +117,7 @@ func (t *Tx) Gateways(siteID dr.SiteID) ([]Gateway, error) {
 // PutEnrollment keeps the hash of a passphrase, in place of an earlier one.
 func (t *Tx) PutEnrollment(role, name, passphrase string, expires time.Time) error {
 	sum := sha256.Sum256([]byte(passphrase))
-	_, err := t.exec("INSERT INTO enrollments(role, name, hash, expires) VALUES(?, ?, ?, ?) ON CONFLICT(role, name) DO UPDATE SET hash = excluded.hash, expires = excluded.expires, holder = NULL", role, name, sum[:], stamp(expires))
+	_, err := t.exec("INSERT INTO enrollments(role, name, hash, expires) VALUES(?, ?, ?, ?) ON CONFLICT(role, name) DO UPDATE SET hash = excluded.hash, expires = excluded.expires, holder = NULL, attempts = 0", role, name, sum[:], stamp(expires))
 	return err
 }
 

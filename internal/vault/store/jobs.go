@@ -2,7 +2,6 @@ package store
 
 import (
 	"fmt"
-	"time"
 
 	"rebound/internal/dr"
 	"rebound/internal/vault/rest"
@@ -31,7 +30,10 @@ func (t *Tx) InsertJob(j Job) error {
 		return err
 	}
 	_, err = t.exec("INSERT INTO jobs(id, grp, ended, created, doc) VALUES(?, ?, 0, ?, ?)", j.ID, j.Group, stamp(j.Created), doc)
-	return err
+	if err != nil {
+		return err
+	}
+	return t.claimJob(j.ID)
 }
 
 // PutJob replaces a job; its tasks are left alone.

@@ -18,6 +18,9 @@ type Store struct {
 	db *sql.DB
 	// queued has a token when the outbox has got something new.
 	queued chan struct{}
+
+	mu        sync.Mutex
+	committed chan struct{}
 }
 
 // Tx is one transaction. It must not be kept beyond its function.
@@ -53,8 +56,12 @@ func Open(ctx context.Context, path string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{db: db, queued: make(chan struct{}, 1)}
-	if err := s.migrate(ctx); err != nil {
+	s := &Store{db: db, queued: make(chan struct{}, 1), committed: make(chan struct{})}
+	err = s.migrate(ctx)
+	if err == nil {
+		err = s.feed(ctx)
+	}
+	if err != nil {
 		db.Close()
 		return nil, fmt.Errorf("migrate %s: %w", path, err)
 	}
@@ -114,6 +121,7 @@ func (s *Store) in(ctx context.Context, opts *sql.TxOptions, f func(*Tx) error) 
 	if err := tx.Commit(); err != nil {
 		return fmt.Errorf("commit transaction: %w", err)
 	}
+	s.told()
 	if t.queued {
 		select {
 		case s.queued <- struct{}{}:
