@@ -20,7 +20,7 @@ var kindRows = []struct {
 	meaning      string
 }{
 	{Invalid, 400, 2, "the request is malformed; nothing was changed"},
-	{NotAllowed, 403, 5, "the caller may not do this (401 where the caller is not known)"},
+	{NotAllowed, 403, 5, "the caller may not do this"},
 	{NotFound, 404, 4, "there is no such thing"},
 	{Conflict, 409, 3, "refused by the present state"},
 	{Internal, 500, 1, "a defect, or damaged data"},
@@ -49,7 +49,7 @@ func TestErrorsDocument(t *testing.T) {
 // TestEveryProblemIsComplete: a person who meets a problem is told what to do.
 func TestEveryProblemIsComplete(t *testing.T) {
 	for _, p := range All() {
-		if p.Title == "" || p.RecommendedAction == "" || statusOf(p.Kind) == 0 {
+		if p.Title == "" || p.RecommendedAction == "" || statusOf(p.Kind) == 0 || p.HTTPStatus() < 400 {
 			t.Errorf("%s lacks a title, an action or a known kind: %+v", p.Code, p)
 		}
 	}
@@ -85,7 +85,7 @@ Every error that reaches a person has a stable code. The API answers with a prob
 }
 
 func writeProblem(b *strings.Builder, p Problem) {
-	kind := string(p.Kind)
+	kind := fmt.Sprintf("%s, HTTP %d", p.Kind, p.HTTPStatus())
 	if p.Transient {
 		kind += ", transient"
 	}

@@ -37,28 +37,6 @@ func (d *document) GetStatus() int { return d.Status }
 // ContentType implements huma's content type filter.
 func (d *document) ContentType(string) string { return "application/problem+json" }
 
-func statusOf(p *problem.Problem) int {
-	if p.Code == problem.NotAuthenticated {
-		return http.StatusUnauthorized
-	}
-	switch p.Kind {
-	case problem.Invalid:
-		return http.StatusBadRequest
-	case problem.NotFound:
-		return http.StatusNotFound
-	case problem.NotAllowed:
-		return http.StatusForbidden
-	case problem.Conflict:
-		return http.StatusConflict
-	case problem.Unavailable:
-		return http.StatusServiceUnavailable
-	case problem.Exhausted:
-		return http.StatusInsufficientStorage
-	default:
-		return http.StatusInternalServerError
-	}
-}
-
 // documentOf turns any error into what a caller sees.
 func documentOf(err error) *document {
 	if d, ok := errors.AsType[*document](err); ok {
@@ -66,7 +44,7 @@ func documentOf(err error) *document {
 	}
 	p := problem.From(err)
 	return &document{
-		Type: "about:blank", Status: statusOf(p), Code: p.Code, Kind: p.Kind, Title: p.Title, Detail: p.Detail,
+		Type: "about:blank", Status: p.HTTPStatus(), Code: p.Code, Kind: p.Kind, Title: p.Title, Detail: p.Detail,
 		PossibleCauses: p.PossibleCauses, RecommendedAction: p.RecommendedAction, Transient: p.Transient,
 	}
 }
