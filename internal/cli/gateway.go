@@ -100,15 +100,15 @@ func (a *app) runGateway(ctx context.Context, o serveGateway) error {
 			return err
 		}
 	}
-	driver, err := qemu.New(qemu.Config{Dir: o.datastore, Accel: o.accel, Logger: log})
-	if err != nil {
-		return err
-	}
-	defer driver.Close()
 	exe, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find own program: %w", err)
 	}
+	driver, err := qemu.New(qemu.Config{Dir: o.datastore, Accel: o.accel, Logger: log, ThawGuard: []string{exe, "thaw-guard"}})
+	if err != nil {
+		return err
+	}
+	defer driver.Close()
 	vault := enr.VaultAddr
 	if a.vault != "" {
 		vault = a.vault

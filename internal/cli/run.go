@@ -107,7 +107,7 @@ func (a *app) newRoot() *cobra.Command {
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	a.globalFlags(root)
-	root.AddCommand(a.newGateway(), a.newCapture(), a.newVault(), a.newAgent(), a.newJournal(), a.newDemo(), a.newVersion())
+	root.AddCommand(a.newGateway(), a.newCapture(), a.newThawGuard(), a.newVault(), a.newAgent(), a.newJournal(), a.newDemo(), a.newVersion())
 	a.addOperator(root)
 	usageArgs(root)
 	root.PersistentPreRunE = a.checkGlobals

@@ -16,7 +16,7 @@ var layer = map[string]int{
 	"dr": 0, "problem": 0,
 	"extent": 1,
 	"block":  2,
-	"nbd":    3, "qmp": 3, "segment": 3, "identity": 3,
+	"nbd":    3, "qmp": 3, "qga": 3, "segment": 3, "identity": 3,
 	"link": 4, "journal": 4,
 	"resync":  5,
 	"spool":   5,
@@ -51,6 +51,7 @@ var leaves = map[string][]string{
 	"block":    {"dr", "extent", "problem"},
 	"nbd":      {"dr", "extent", "problem", "block"},
 	"qmp":      {"problem"},
+	"qga":      {},
 	"segment":  {"dr", "extent", "problem"},
 	"identity": {"problem", "dr"},
 }

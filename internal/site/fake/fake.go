@@ -62,7 +62,10 @@ type machine struct {
 	name      dr.MachineName
 	def       dr.Definition
 	standby   bool
-	deaf      bool // the guest ignores the power button
+	deaf      bool          // the guest ignores the power button
+	agentless bool          // no guest agent answers
+	frozen    chan struct{} // closed by the thaw; nil: the guest is not frozen
+	froze     int           // times
 	state     site.PowerState
 	paths     map[dr.DiskID]string
 	open      map[dr.DiskID]int // by OpenDisk
@@ -134,7 +137,7 @@ func (d *Driver) with(ctx context.Context, method string, name dr.MachineName, f
 
 // Capabilities says that all but importing is there.
 func (d *Driver) Capabilities() site.Capabilities {
-	return site.Capabilities{Capturer: true, BootFromView: true}
+	return site.Capabilities{Capturer: true, BootFromView: true, Freezer: true}
 }
 
 func (m *machine) present() dr.Definition {

@@ -82,6 +82,7 @@ func (r *run) close() error {
 func (m *machine) stop() error {
 	r := m.run
 	m.run, m.state = nil, site.Off
+	m.thaw()
 	if r == nil {
 		return nil
 	}
@@ -204,6 +205,9 @@ func (d *Driver) guest(name dr.MachineName, disk dr.DiskID) (*run, block.Device,
 // to the disk first and then to the capture, and returns once both have it; a
 // capture that fails is detached and the guest sees nothing of it.
 func (d *Driver) GuestWrite(ctx context.Context, name dr.MachineName, disk dr.DiskID, p []byte, off int64) error {
+	if err := d.awaitThaw(ctx, name); err != nil {
+		return err
+	}
 	io, err := d.gate(name)
 	if err != nil {
 		return err

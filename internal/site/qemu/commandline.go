@@ -84,7 +84,18 @@ func (l *launch) args() []string {
 	args = append(args, l.diskArgs()...)
 	args = append(args, "-object", "rng-random,id=rng0,filename=/dev/urandom",
 		"-device", option(object{"driver": "virtio-rng-pci", "rng": "rng0", "addr": pciAddr(2)}))
+	args = append(args, l.agentArgs()...)
 	return append(args, l.nicArgs()...)
+}
+
+// agentArgs gives the machine the port through which the gateway speaks to the
+// guest's agent.
+func (l *launch) agentArgs() []string {
+	return []string{
+		"-chardev", "socket,id=agent,path=" + agentSocket + ",server=on,wait=off",
+		"-device", option(object{"driver": "virtio-serial-pci", "id": "ports", "addr": pciAddr(slotAgent), "max_ports": 2}),
+		"-device", option(object{"driver": "virtserialport", "bus": "ports.0", "chardev": "agent", "name": agentPort}),
+	}
 }
 
 func accelOption(accel string) string {
@@ -114,6 +125,7 @@ const (
 	slotLast     = 15
 	slotNIC      = 16
 	slotLastNIC  = 28
+	slotAgent    = 30
 	sataPorts    = 6 // of one AHCI controller
 	maxNICs      = slotLastNIC - slotNIC + 1
 	maxSATADisks = sataPorts

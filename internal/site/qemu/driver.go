@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"rebound/internal/dr"
+	"rebound/internal/qga"
 	"rebound/internal/qmp"
 	"rebound/internal/site"
 )
@@ -50,8 +51,12 @@ type Config struct {
 	ViewReconnect time.Duration
 	// Admin works through the machines' third monitor, for a program beside
 	// the gateway: a monitor serves one connection at a time.
-	Admin  bool
-	Logger *slog.Logger
+	Admin bool
+	// ThawGuard is the command line of a process that runs GuardThaw; the
+	// socket and the time are added to it. Nil: a guest that is frozen when
+	// this process dies stays so until somebody thaws it.
+	ThawGuard []string
+	Logger    *slog.Logger
 }
 
 // withDefaults fills what was left empty.
@@ -91,6 +96,8 @@ type Driver struct {
 	monitors map[string]*qmp.Monitor // by socket path
 	folders  map[string]*os.File     // open machine folders whose sockets' paths are too long
 	watched  map[dr.MachineName]bool // a watch runs; true: it was asked for again
+	agents   map[string]*qga.Agent   // by socket path
+	freezes  map[dr.MachineName]*freeze
 	accel    string
 }
 
@@ -124,6 +131,8 @@ func New(cfg Config) (*Driver, error) {
 		monitors: map[string]*qmp.Monitor{},
 		folders:  map[string]*os.File{},
 		watched:  map[dr.MachineName]bool{},
+		agents:   map[string]*qga.Agent{},
+		freezes:  map[dr.MachineName]*freeze{},
 	}
 	if err := d.watchAll(); err != nil {
 		_ = d.Close()
@@ -162,7 +171,7 @@ func (d *Driver) MachineDir(name dr.MachineName) string {
 
 // Capabilities says that the driver can do everything.
 func (d *Driver) Capabilities() site.Capabilities {
-	return site.Capabilities{Capturer: true, BootFromView: true, Importer: true}
+	return site.Capabilities{Capturer: true, BootFromView: true, Importer: true, Freezer: true}
 }
 
 // Machines returns all machines, by name. Definitions come without NVRAM,

@@ -204,7 +204,7 @@ func (m *machine) off(ctx context.Context, rec *record) error {
 // spawn starts QEMU so that it outlives us, and returns once it answers on its
 // monitor. files become its descriptors 3 and up.
 func (m *machine) spawn(ctx context.Context, rec *record, args []string, files []*os.File) error {
-	for _, file := range []string{"qmp.sock", "rescue.sock", "admin.sock", "console.sock", "qemu.pid"} {
+	for _, file := range []string{"qmp.sock", "rescue.sock", "admin.sock", "console.sock", agentSocket, "qemu.pid"} {
 		if err := os.Remove(m.path(file)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("start machine %s: %w", m.name, err)
 		}

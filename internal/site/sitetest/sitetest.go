@@ -57,6 +57,7 @@ func Run(t *testing.T, f Factory) {
 		{"Recovered", (*suite).recovered},
 		{"RecoveredTest", (*suite).recoveredTest},
 		{"Commit", (*suite).commit},
+		{"Freeze", (*suite).freeze},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -159,6 +160,9 @@ func (s *suite) inventory() {
 	_, isCapturer := s.d.(site.Capturer)
 	_, isBoot := s.d.(site.BootFromView)
 	_, isImporter := s.d.(site.Importer)
+	if _, isFreezer := s.d.(site.Freezer); caps.Freezer && !isFreezer {
+		s.Errorf("capabilities %+v promise more than the driver implements", caps)
+	}
 	if caps.Capturer && !isCapturer || caps.BootFromView && !isBoot || caps.Importer && !isImporter {
 		s.Errorf("capabilities %+v promise more than the driver implements", caps)
 	}
