@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/json"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -158,12 +159,12 @@ func TestPolicies(t *testing.T) {
 	gold := read[rest.Policy](t, "policy", "create", "gold", "--redo-window", "72h", "--require-agent", "--compression", "s2")
 	wanted := def
 	wanted.ID, wanted.RedoWindow, wanted.RequireAgent, wanted.Compression = "gold", 72*3600, true, "s2"
-	if gold != wanted {
+	if !reflect.DeepEqual(gold, wanted) {
 		t.Errorf("created %+v, want %+v", gold, wanted)
 	}
 	refused(t, exitRefused, "NameTaken", "policy", "create", "gold")
 	wanted.RequireAgent, wanted.CrashInterval = false, 60
-	if got := read[rest.Policy](t, "policy", "update", "gold", "--require-agent=false", "--crash-interval", "1m"); got != wanted {
+	if got := read[rest.Policy](t, "policy", "update", "gold", "--require-agent=false", "--crash-interval", "1m"); !reflect.DeepEqual(got, wanted) {
 		t.Errorf("updated %+v, want %+v", got, wanted)
 	}
 	refused(t, exitUsage, "InvalidRequest", "policy", "update", "gold", "--crash-interval", "1500ms")

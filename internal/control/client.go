@@ -222,6 +222,11 @@ func (c *Client) ResolvePoint(ctx context.Context, r ResolveRequest) (Resolved, 
 	return call[Resolved](ctx, c, "ResolvePoint", nil, r)
 }
 
+// MachineEvidence implements Commands.
+func (c *Client) MachineEvidence(ctx context.Context, r EvidenceRequest) (Evidence, error) {
+	return call[Evidence](ctx, c, "MachineEvidence", nil, r)
+}
+
 // StartRecovered implements Commands.
 func (c *Client) StartRecovered(ctx context.Context, o Origin, r StartRecoveredRequest) (Recovered, error) {
 	return call[Recovered](ctx, c, "StartRecovered", &o, r)

@@ -55,6 +55,9 @@ type MachineCommands interface {
 	DeleteMachine(ctx context.Context, o Origin, r DeleteRequest) (Deleted, error)
 	// Probe opens a TCP connection from this gateway to addr, to prove a path.
 	Probe(ctx context.Context, addr string) error
+	// MachineEvidence looks whether a machine runs its guest: power, guest
+	// agent, probes. A machine that is not there is UnknownMachine.
+	MachineEvidence(ctx context.Context, r EvidenceRequest) (Evidence, error)
 }
 
 // SourceCommands work on a group whose active site is the gateway's.
@@ -296,6 +299,9 @@ type Points struct {
 type ResolveRequest struct {
 	Group    dr.GroupID       `json:"group"`
 	Selector dr.PointSelector `json:"selector"`
+	// PerMachine asks for each member's own newest received position; the
+	// selector is Latest then. Together the members are not consistent.
+	PerMachine bool `json:"perMachine,omitempty"`
 }
 
 // Resolved is one exact moment.
@@ -311,6 +317,9 @@ type Resolved struct {
 	LostBytes   int64   `json:"lostBytes"`
 	// Definitions are the machines' definitions at the moment.
 	Definitions []dr.Definition `json:"definitions"`
+	// Members is set when each member has a position of its own; Position
+	// is the lowest of them then.
+	Members []dr.MemberMoment `json:"members,omitempty"`
 }
 
 // StartRecoveredRequest starts one machine from the journal.
@@ -345,6 +354,37 @@ type DiscardRecoveredRequest struct {
 type CommitRequest struct {
 	Group    dr.GroupID  `json:"group"`
 	Position dr.Position `json:"position"`
+	// Members is set when the members run at positions of their own; Position
+	// is the lowest of them then.
+	Members map[dr.MachineName]dr.Position `json:"members,omitempty"`
+}
+
+// At is the position of one member.
+func (r CommitRequest) At(m dr.MachineName) dr.Position {
+	if p, ok := r.Members[m]; ok {
+		return p
+	}
+	return r.Position
+}
+
+// EvidenceRequest asks what shows that a machine of the site runs its guest.
+type EvidenceRequest struct {
+	Machine dr.MachineName `json:"machine"`
+	// Probes are the user's, of this machine.
+	Probes []dr.Probe `json:"probes,omitempty"`
+}
+
+// Evidence is what was found. Nothing is changed by looking.
+type Evidence struct {
+	State    site.PowerState `json:"state"`
+	BootedAt time.Time       `json:"bootedAt,omitzero"`
+	// GuestAgent: the guest answered through the hypervisor's agent channel.
+	// GuestAgentSays is why not, when it did not.
+	GuestAgent     bool   `json:"guestAgent"`
+	GuestAgentSays string `json:"guestAgentSays,omitempty"`
+	// Passed and Failed name the probes, with what they said.
+	Passed []string `json:"passed,omitempty"`
+	Failed []string `json:"failed,omitempty"`
 }
 
 // CommitResult says what the commit left.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -127,11 +126,11 @@ func (s *Server) answer(w http.ResponseWriter, status int, rep reply) {
 func (s *Server) query(ctx context.Context, e entry, req request) reply {
 	res, err := e.run(ctx, s.commands, Origin{}, req.Args)
 	if err != nil {
-		return reply{Problem: problem.From(err)}
+		return reply{Problem: problem.From(err).Plain()}
 	}
 	raw, err := encode(res)
 	if err != nil {
-		return reply{Problem: problem.From(err)}
+		return reply{Problem: problem.From(err).Plain()}
 	}
 	return reply{Done: true, Result: raw}
 }
@@ -141,11 +140,11 @@ func (s *Server) change(ctx context.Context, e entry, req request) reply {
 		return reply{Problem: problem.New(problem.ProtocolError, "command %s came without job or task", e.name)}
 	}
 	if err := s.ledger.admit(req.Origin.Lease); err != nil {
-		return reply{Problem: problem.From(err)}
+		return reply{Problem: problem.From(err).Plain()}
 	}
 	x, err := s.join(e, *req.Origin, req.Args)
 	if err != nil {
-		return reply{Problem: problem.From(err)}
+		return reply{Problem: problem.From(err).Plain()}
 	}
 	wait := min(time.Duration(req.WaitMillis)*time.Millisecond, maxWait)
 	timer := time.NewTimer(wait)
@@ -204,9 +203,7 @@ func (s *Server) execute(x *execution, e entry, o Origin, args json.RawMessage) 
 		row.Result, err = encode(res)
 	}
 	if err != nil {
-		row.Problem = problem.From(err)
-		// The cause is not encoded; keep its words.
-		row.Problem.Detail = withCause(row.Problem)
+		row.Problem = problem.From(err).Plain() // the cause is not encoded; its words are kept
 	}
 	row.At = s.now().UTC()
 	if s.base.Err() != nil && err != nil {
@@ -234,20 +231,10 @@ func (s *Server) runGuarded(ctx context.Context, e entry, o Origin, args json.Ra
 	return e.run(ctx, s.commands, o, args)
 }
 
-func withCause(p *problem.Problem) string {
-	if p.Err == nil || strings.Contains(p.Detail, p.Err.Error()) {
-		return p.Detail
-	}
-	if p.Detail == "" {
-		return p.Err.Error()
-	}
-	return fmt.Sprintf("%s: %v", p.Detail, p.Err)
-}
-
 func (x *execution) reply() reply {
 	switch {
 	case x.err != nil:
-		return reply{Problem: problem.From(problem.Wrap(x.err, problem.GatewayUnreachable, "%v", x.err))}
+		return reply{Problem: problem.Wrap(x.err, problem.GatewayUnreachable, "%v", x.err).Plain()}
 	case x.row.Problem != nil:
 		return reply{Problem: x.row.Problem}
 	default:

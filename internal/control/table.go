@@ -32,6 +32,7 @@ func commandTable() map[string]entry {
 			}
 			return nil, c.Probe(ctx, addr)
 		}},
+		query("MachineEvidence", Commands.MachineEvidence),
 		query("Points", Commands.Points),
 		query("ResolvePoint", Commands.ResolvePoint),
 		command("ImportMachine", Commands.ImportMachine),

@@ -66,6 +66,10 @@ func (r *recorder) DeleteMachine(ctx context.Context, o Origin, a DeleteRequest)
 
 func (r *recorder) Probe(ctx context.Context, addr string) error { return r.note(ctx, "Probe", addr) }
 
+func (r *recorder) MachineEvidence(ctx context.Context, a EvidenceRequest) (Evidence, error) {
+	return Evidence{GuestAgent: true}, r.note(ctx, "MachineEvidence", a)
+}
+
 func (r *recorder) StartReplication(ctx context.Context, o Origin, a ReplicationSpec) error {
 	return r.note(ctx, "StartReplication", o, a)
 }

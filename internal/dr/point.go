@@ -28,6 +28,20 @@ type Point struct {
 	Time time.Time `json:"time"`
 }
 
+// MemberMoment is the moment of one member of a group, where each member is
+// recovered at its own.
+type MemberMoment struct {
+	Machine  MachineName `json:"machine"`
+	Position Position    `json:"position"`
+	// Time is the source's clock at the newest boundary that is not after
+	// the position.
+	Time time.Time `json:"time"`
+	// LostSeconds and LostBytes are what of the member's received writes
+	// lies after it.
+	LostSeconds float64 `json:"lostSeconds"`
+	LostBytes   int64   `json:"lostBytes"`
+}
+
 // PointSelector says which moment a person asked for. It is one of the words
 // below, the ID of a point, "@" and a Position, or an RFC 3339 time.
 type PointSelector string

@@ -123,7 +123,7 @@ func (g *Gateway) reportMachines(ctx context.Context) ([]control.MachineReport, 
 	}
 	out := make([]control.MachineReport, 0, len(machines))
 	for _, m := range machines {
-		out = append(out, control.MachineReport{Machine: m.Definition.Name, State: m.State})
+		out = append(out, control.MachineReport{Machine: m.Definition.Name, State: m.State, BootedAt: m.BootedAt})
 	}
 	return out, nil
 }

@@ -26,9 +26,12 @@ type Facts struct {
 	// Lacking names the members without any.
 	Points  int
 	Lacking []dr.MachineName
-	// RecoveredRunning: every recovered machine runs (its agent's new boot
-	// id, or its power state where no agent is known).
+	// RecoveredRunning: every recovered machine runs, by its power state.
+	// That its guest runs too is proven by the commit itself.
 	RecoveredRunning bool
+	// SourceGone names the members that the site which writes flow from does
+	// not have any more: somebody deleted them by hand.
+	SourceGone []dr.MachineName
 	// SourceOff: every machine at the site that was active is known to be off
 	// (commit of a failback deletes them).
 	SourceOff bool
@@ -63,6 +66,9 @@ const (
 	SourceOff             GuardName = "SourceOff"
 	ActiveRuns            GuardName = "ActiveRuns"
 	AgentRegistered       GuardName = "AgentRegistered"
+	RecoveredAnswers      GuardName = "RecoveredAnswers"
+	SourceExists          GuardName = "SourceExists"
+	AwayFromHome          GuardName = "AwayFromHome"
 )
 
 // Refusal says why not, and what to do about it.
@@ -93,10 +99,13 @@ func Guards() map[GuardName]Guard {
 			}
 			return guardBothGateways(op, f)
 		},
-		RecoveredRuns:   guardRecoveredRuns,
-		SourceOff:       guardSourceOff,
-		ActiveRuns:      guardActiveRuns,
-		AgentRegistered: guardAgent,
+		RecoveredRuns:    guardRecoveredRuns,
+		RecoveredAnswers: guardRecoveredAnswers,
+		SourceExists:     guardSourceExists,
+		AwayFromHome:     guardAwayFromHome,
+		SourceOff:        guardSourceOff,
+		ActiveRuns:       guardActiveRuns,
+		AgentRegistered:  guardAgent,
 	}
 }
 
@@ -165,10 +174,38 @@ func guardBothGateways(_ Operation, f Facts) *Refusal {
 }
 
 func guardRecoveredRuns(_ Operation, f Facts) *Refusal {
-	if f.RecoveredRunning || !RulesFor(f.Direction).CommitNeedsProof {
+	if f.RecoveredRunning {
 		return nil
 	}
-	return &Refusal{problem.CommitNotProven, "The machine that would survive is not proven to run.", "Look at its console; change the recovery point if it does not boot."}
+	return &Refusal{problem.CommitNotProven, "Not every machine that would survive runs.", "Look at its console; start it, change the recovery point if it does not boot, or undo."}
+}
+
+// guardRecoveredAnswers: machines that are not committed run on the journal of
+// the standby's gateway. Without it nothing of them can be kept, by force
+// neither.
+func guardRecoveredAnswers(_ Operation, f Facts) *Refusal {
+	if f.State != CommitPending && f.State != Committing || f.StandbyUp {
+		return nil
+	}
+	return &Refusal{problem.GatewayUnreachable, fmt.Sprintf("The recovered machines run on the journal of gateway %q, which is away.", f.StandbyGateway), "Start the gateway: until the commit the machines cannot live without it, whatever is forced."}
+}
+
+func guardSourceExists(op Operation, f Facts) *Refusal {
+	if len(f.SourceGone) == 0 {
+		return nil
+	}
+	remedy := "Disable the item: there is nothing left to protect. Protect the machine anew where it is now."
+	if op == Undo {
+		remedy = "Commit the failover, or change its recovery point; there is nothing to go back to."
+	}
+	return &Refusal{problem.UnknownMachine, fmt.Sprintf("%v is not at its site any more; somebody deleted it.", f.SourceGone), remedy}
+}
+
+func guardAwayFromHome(_ Operation, f Facts) *Refusal {
+	if f.Direction == dr.Forward {
+		return nil
+	}
+	return &Refusal{problem.OperationNotAllowed, "The machines are coming home: that is no migration.", "Commit the failback; disable the item afterwards if it is to be protected no more."}
 }
 
 func guardSourceOff(_ Operation, f Facts) *Refusal {

@@ -23,7 +23,7 @@ func good(s State) Facts {
 func TestAllowedByState(t *testing.T) {
 	replicating := []Operation{Failover, TestFailover, Pause, Resync, Disable}
 	want := map[State][]Operation{
-		Unprotected: {}, Enabling: {}, FailingOver: {}, ChangingPoint: {}, Undoing: {}, Committing: {Commit}, Reprotecting: {}, Disabling: {},
+		Unprotected: {}, Enabling: {}, FailingOver: {}, ChangingPoint: {}, Undoing: {}, Committing: {Commit, CompleteMigration}, Reprotecting: {}, Disabling: {},
 		InitialSync:          {Pause, Disable},
 		WaitingForFirstPoint: {Disable},
 		Protected:            append(slices.Clone(replicating), Verify, CreatePoint),
@@ -31,7 +31,7 @@ func TestAllowedByState(t *testing.T) {
 		Resynchronising:      replicating,
 		Paused:               {Failover, TestFailover, Resume, Disable},
 		FailoverFailed:       {Failover, Undo, Disable},
-		CommitPending:        {ChangePoint, Undo, Commit, Disable},
+		CommitPending:        {ChangePoint, Undo, Commit, CompleteMigration, Disable},
 		Committed:            {Reprotect, Disable},
 	}
 	for _, s := range States() {
@@ -45,6 +45,10 @@ func TestAllowedByState(t *testing.T) {
 			}
 			if !line.Allowed && (line.Reason == "" || line.Remedy == "" || line.Code == "") {
 				t.Errorf("%s in %s: refused without reason, remedy or code: %+v", line.Name, s, line)
+			}
+			// Nobody is told to wait for a job that is not there.
+			if !s.Moving() && s != Committing && line.Remedy == waitJob {
+				t.Errorf("%s in %s: %+v", line.Name, s, line)
 			}
 		}
 	}
@@ -77,6 +81,13 @@ func TestEveryGuardMatters(t *testing.T) {
 		{BothGatewaysUpOrForce, Disable, bad(Protected, func(f *Facts) { f.ActiveUp = false }), problem.GatewayUnreachable},
 		{RecoveredRuns, Commit, bad(CommitPending, func(f *Facts) { f.Direction = dr.Back; f.RecoveredRunning = false }), problem.CommitNotProven},
 		{SourceOff, Commit, bad(CommitPending, func(f *Facts) { f.Direction = dr.Back; f.SourceOff = false }), problem.CommitNotProven},
+		{RecoveredRuns, Commit, bad(CommitPending, func(f *Facts) { f.RecoveredRunning = false }), problem.CommitNotProven},
+		{RecoveredAnswers, Disable, bad(CommitPending, func(f *Facts) { f.StandbyUp, f.Force = false, true }), problem.GatewayUnreachable},
+		{RecoveredAnswers, CompleteMigration, bad(Committing, func(f *Facts) { f.StandbyUp, f.Force = false, true }), problem.GatewayUnreachable},
+		{SourceExists, Undo, bad(CommitPending, func(f *Facts) { f.SourceGone = []dr.MachineName{"vm1"} }), problem.UnknownMachine},
+		{SourceExists, Reprotect, bad(Committed, func(f *Facts) { f.SourceGone = []dr.MachineName{"vm1"} }), problem.UnknownMachine},
+		{SourceExists, Resume, bad(Paused, func(f *Facts) { f.SourceGone = []dr.MachineName{"vm1"} }), problem.UnknownMachine},
+		{AwayFromHome, CompleteMigration, bad(CommitPending, func(f *Facts) { f.Direction = dr.Back }), problem.OperationNotAllowed},
 		{ActiveRuns, Reprotect, bad(Committed, func(f *Facts) { f.ActiveRunning = false }), problem.MachineNotRunning},
 		{AgentRegistered, Reprotect, bad(Committed, func(f *Facts) { f.AgentRequired = true; f.AgentPending = []dr.MachineName{"vm1"} }), problem.AgentNotInstalled},
 	}
@@ -154,6 +165,30 @@ func TestRoundTrip(t *testing.T) {
 	dir = dir.Opposite()
 	observe()
 	step(Failover, CommitPending)
+}
+
+// TestForceOpensNoOtherDoor: force lets a disable pass a site that is away, and
+// nothing else.
+func TestForceOpensNoOtherDoor(t *testing.T) {
+	f := good(Protected)
+	f.ActiveUp, f.Force = false, true
+	if r := Decide(Disable, f); r != nil {
+		t.Errorf("forced disable: %+v", r)
+	}
+	f = good(Committed)
+	f.StandbyUp, f.Force = false, true
+	if r := Decide(Reprotect, f); r == nil || r.Code != problem.GatewayUnreachable {
+		t.Errorf("reprotect with force: %+v", r)
+	}
+}
+
+func TestMigrationEndsTheLife(t *testing.T) {
+	if s := Succeeded(CompleteMigration, CommitPending); s != Unprotected {
+		t.Errorf("after a migration: %s", s)
+	}
+	if s := Failed(CompleteMigration, CommitPending, true); s != Committing || Decide(Commit, good(s)) != nil {
+		t.Errorf("a migration that failed half-way is %s and cannot be committed", s)
+	}
 }
 
 func TestFailedStates(t *testing.T) {

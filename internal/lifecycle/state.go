@@ -93,6 +93,9 @@ const (
 	Resync       Operation = "resync"
 	Verify       Operation = "verify"
 	CreatePoint  Operation = "create-point"
+	// CompleteMigration ends a failover for good: it commits and ends
+	// replication, so that there is no way back.
+	CompleteMigration Operation = "complete-migration"
 )
 
 // Rules are all that differs between the two directions. Direction is the way

@@ -1,6 +1,9 @@
 package lifecycle
 
-import "slices"
+import (
+	"maps"
+	"slices"
+)
 
 // Row is one operation: where it may begin and what it does to the state.
 type Row struct {
@@ -25,15 +28,41 @@ type Row struct {
 }
 
 const (
-	waitJob       = "Wait until the running job has ended."
-	waitFirst     = "Wait for the first recovery point; 'rebound item watch' shows the progress."
-	protectFirst  = "Protect the machine first."
-	commitFirst   = "Commit the failover first, or undo it."
-	reprotectNow  = "Reprotect first: nothing is replicated after a commit."
-	nothingToDo   = "Nothing is failed over."
-	resumeFirst   = "Resume replication first."
-	failoverFirst = "Fail over first."
+	waitJob          = "Wait until the running job has ended."
+	waitFirst        = "Wait for the first recovery point; 'rebound item watch' shows the progress."
+	protectFirst     = "Protect the machine first."
+	commitFirst      = "Commit the failover first, or undo it."
+	reprotectNow     = "Reprotect first: nothing is replicated after a commit."
+	nothingToDo      = "Nothing is failed over."
+	resumeFirst      = "Resume replication first."
+	failoverFirst    = "Fail over first."
+	undoOrAgain      = "The failover did not end: fail over again, or undo it."
+	commitAgain      = "A commit did not end: commit again, which finishes it."
+	protectedAlready = "It is protected already."
+	waitProtected    = "Wait until the item is protected."
+	pendingChoice    = "Change the recovery point, commit, or undo."
 )
+
+// asks is what a person should do who wants something that a resting state does
+// not have; own replaces and adds lines.
+func asks(own map[State]string) map[State]string {
+	m := map[State]string{
+		Unprotected: protectFirst, InitialSync: waitFirst, WaitingForFirstPoint: waitFirst, Paused: resumeFirst,
+		FailoverFailed: undoOrAgain, CommitPending: commitFirst, Committing: commitAgain, Committed: reprotectNow,
+	}
+	maps.Copy(m, own)
+	return m
+}
+
+// notFailedOver is asks for what needs a failover that is not committed.
+func notFailedOver(own map[State]string) map[State]string {
+	m := asks(map[State]string{
+		Unprotected: nothingToDo, InitialSync: nothingToDo, WaitingForFirstPoint: nothingToDo, Protected: nothingToDo,
+		Paused: nothingToDo, Tracking: nothingToDo, Resynchronising: nothingToDo,
+	})
+	maps.Copy(m, own)
+	return m
+}
 
 // withPoints are the resting states in which recovery points can be used,
 // whether or not replication is healthy at the moment: a disaster does not
@@ -52,44 +81,47 @@ func Table() []Row {
 		{
 			Operation: Failover, From: append(slices.Clone(withPoints), FailoverFailed), During: FailingOver, Then: CommitPending, FailedAfter: FailoverFailed,
 			Guards:    []GuardName{NoOtherJob, WholeGroup, RightDirection, NoTestRunning, StandbyGatewayUp, HasPoint},
-			Ask:       map[State]string{CommitPending: "Change the recovery point, commit, or undo.", Committed: reprotectNow, Unprotected: protectFirst, InitialSync: waitFirst, WaitingForFirstPoint: waitFirst},
+			Ask:       asks(map[State]string{CommitPending: pendingChoice}),
 			Otherwise: waitJob,
 		},
 		{
 			Operation: Failback, From: append(slices.Clone(withPoints), FailoverFailed), During: FailingOver, Then: CommitPending, FailedAfter: FailoverFailed,
 			Guards:    []GuardName{NoOtherJob, WholeGroup, RightDirection, NoTestRunning, StandbyGatewayUp, HasPoint},
-			Ask:       map[State]string{CommitPending: "Change the recovery point, commit, or undo.", Committed: reprotectNow, Unprotected: protectFirst, InitialSync: waitFirst, WaitingForFirstPoint: waitFirst},
+			Ask:       asks(map[State]string{CommitPending: pendingChoice}),
 			Otherwise: waitJob,
 		},
 		{
 			Operation: ChangePoint, From: []State{CommitPending}, During: ChangingPoint, Then: CommitPending, FailedAfter: FailoverFailed,
 			Guards:    []GuardName{NoOtherJob, WholeGroup, StandbyGatewayUp, HasPoint},
-			Ask:       map[State]string{Committed: "A commit is final: the other points are gone."},
-			Otherwise: failoverFirst,
+			Ask:       asks(map[State]string{Committed: "A commit is final: the other points are gone.", Protected: failoverFirst, Paused: failoverFirst, Tracking: failoverFirst, Resynchronising: failoverFirst}),
+			Otherwise: waitJob,
 		},
 		{
 			Operation: Undo, From: []State{CommitPending, FailoverFailed}, During: Undoing, Then: Resynchronising, FailedAfter: FailoverFailed,
-			Guards:    []GuardName{NoOtherJob, WholeGroup, BothGatewaysUp},
-			Ask:       map[State]string{Committed: "A commit is final; fail over in the other direction after a reprotect."},
-			Otherwise: nothingToDo,
+			Guards:    []GuardName{NoOtherJob, WholeGroup, BothGatewaysUp, SourceExists},
+			Ask:       notFailedOver(map[State]string{Committed: "A commit is final; fail over in the other direction after a reprotect."}),
+			Otherwise: waitJob,
 		},
 		{
 			// A commit that failed half-way is finished by committing again.
 			Operation: Commit, From: []State{CommitPending, Committing}, During: Committing, Then: Committed, FailedAfter: Committing,
 			Guards:    []GuardName{NoOtherJob, WholeGroup, NoTestRunning, StandbyGatewayUp, RecoveredRuns, SourceOff},
-			Ask:       map[State]string{Committed: "It is committed already."},
-			Otherwise: nothingToDo,
+			Ask:       notFailedOver(map[State]string{Committed: "It is committed already."}),
+			Otherwise: waitJob,
 		},
 		{
 			Operation: Reprotect, From: []State{Committed}, During: Reprotecting, Then: InitialSync, FailedBefore: Committed, FailedAfter: Committed,
-			Guards:    []GuardName{NoOtherJob, WholeGroup, BothGatewaysUp, ActiveRuns, AgentRegistered},
-			Ask:       map[State]string{CommitPending: commitFirst, Protected: "It is protected already.", Unprotected: protectFirst},
+			Guards: []GuardName{NoOtherJob, WholeGroup, BothGatewaysUp, SourceExists, ActiveRuns, AgentRegistered},
+			Ask: asks(map[State]string{
+				InitialSync: protectedAlready, WaitingForFirstPoint: protectedAlready, Protected: protectedAlready,
+				Paused: protectedAlready, Tracking: protectedAlready, Resynchronising: protectedAlready,
+			}),
 			Otherwise: waitJob,
 		},
 		{
 			Operation: TestFailover, From: withPoints,
 			Guards:    []GuardName{NoOtherJob, WholeGroup, NoTestRunning, StandbyGatewayUp, HasPoint},
-			Ask:       map[State]string{Committed: reprotectNow, CommitPending: commitFirst, Unprotected: protectFirst, InitialSync: waitFirst, WaitingForFirstPoint: waitFirst},
+			Ask:       asks(nil),
 			Otherwise: waitJob,
 		},
 		{
@@ -99,34 +131,44 @@ func Table() []Row {
 		},
 		{
 			Operation: Pause, From: []State{Protected, Tracking, Resynchronising, InitialSync}, Then: Paused,
-			Guards: []GuardName{NoOtherJob, WholeGroup, SourceGatewayUp}, Otherwise: "Nothing is being replicated.",
+			Guards: []GuardName{NoOtherJob, WholeGroup, SourceGatewayUp},
+			Ask:    asks(map[State]string{Paused: "It is paused already."}), Otherwise: waitJob,
 		},
 		{
 			Operation: Resume, From: []State{Paused}, Then: Resynchronising,
-			Guards: []GuardName{NoOtherJob, WholeGroup, BothGatewaysUp}, Otherwise: "Replication is not paused.",
+			Guards: []GuardName{NoOtherJob, WholeGroup, BothGatewaysUp, SourceExists}, Otherwise: "Replication is not paused.",
 		},
 		{
 			Operation: Resync, From: []State{Protected, Tracking, Resynchronising}, Then: Resynchronising,
 			Guards:    []GuardName{NoOtherJob, WholeGroup, BothGatewaysUp},
-			Ask:       map[State]string{Paused: resumeFirst, Committed: reprotectNow},
-			Otherwise: "Nothing is being replicated.",
+			Ask:       asks(nil),
+			Otherwise: waitJob,
 		},
 		{
 			Operation: Verify, From: []State{Protected},
 			Guards:    []GuardName{NoOtherJob, WholeGroup, BothGatewaysUp},
-			Ask:       map[State]string{Paused: resumeFirst},
-			Otherwise: "Wait until the item is protected.",
+			Ask:       asks(map[State]string{Tracking: waitProtected, Resynchronising: waitProtected}),
+			Otherwise: waitJob,
 		},
 		{
 			Operation: CreatePoint, From: []State{Protected},
 			Guards:    []GuardName{NoOtherJob, WholeGroup, BothGatewaysUp},
-			Ask:       map[State]string{Paused: resumeFirst},
-			Otherwise: "Wait until the item is protected.",
+			Ask:       asks(map[State]string{Tracking: waitProtected, Resynchronising: waitProtected}),
+			Otherwise: waitJob,
 		},
 		{
 			Operation: Disable, From: []State{InitialSync, WaitingForFirstPoint, Protected, Paused, Tracking, Resynchronising, CommitPending, Committed, FailoverFailed},
 			During: Disabling, Then: Unprotected,
-			Guards: []GuardName{NoOtherJob, WholeGroup, NoTestRunning, BothGatewaysUpOrForce}, Otherwise: waitJob,
+			Guards: []GuardName{NoOtherJob, WholeGroup, NoTestRunning, RecoveredAnswers, BothGatewaysUpOrForce},
+			Ask:    map[State]string{Committing: commitAgain, Unprotected: "It is not protected."}, Otherwise: waitJob,
+		},
+		{
+			// It is a commit until the machines are their own; from then on
+			// it can only be finished, as a migration or as a commit.
+			Operation: CompleteMigration, From: []State{CommitPending, Committing}, During: Committing, Then: Unprotected, FailedAfter: Committing,
+			Guards:    []GuardName{NoOtherJob, WholeGroup, AwayFromHome, NoTestRunning, RecoveredAnswers, BothGatewaysUpOrForce, RecoveredRuns},
+			Ask:       notFailedOver(map[State]string{Committed: "It is committed: disable the item, which ends replication for good."}),
+			Otherwise: waitJob,
 		},
 	}
 }

@@ -37,6 +37,9 @@ func (o *Orchestrator) Facts(tx *store.Tx, g *store.Group) (lifecycle.Facts, err
 		if err != nil {
 			return f, err
 		}
+		if !there && f.ActiveUp {
+			f.SourceGone = append(f.SourceGone, m.Machine)
+		}
 		f.ActiveRunning = f.ActiveRunning && src.State == site.Running
 		// One that is gone does not run: a commit that failed half-way had
 		// deleted it.

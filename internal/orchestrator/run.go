@@ -127,7 +127,7 @@ func (r *run) each(ctx context.Context, f func(context.Context, store.Member) er
 		if first == nil {
 			first = p
 		}
-		text += fmt.Sprintf("%s: %s", r.group.Members[i].Machine, p.Error()) + "; "
+		text += fmt.Sprintf("%s: %s; ", r.group.Members[i].Machine, problem.Under(first.Code, err))
 	}
 	if first == nil {
 		return nil
@@ -319,7 +319,7 @@ func (o *Orchestrator) endTask(ctx context.Context, r *run, seq int, failure err
 			row.State = rest.JobWarning
 		}
 		if failure != nil {
-			outcome, row.State, row.Problem = stepFailed, rest.JobFailed, asRow(failure)
+			outcome, row.State, row.Problem = stepFailed, rest.JobFailed, problem.From(failure).Plain()
 		}
 		// A wait that was cut short because the job was cancelled is no failure.
 		if errors.Is(failure, context.Canceled) {
@@ -357,16 +357,6 @@ func (r *run) applyThens(tx *store.Tx) error {
 		}
 		return nil
 	})
-}
-
-// asRow is a problem with the words of its cause, which is not stored.
-func asRow(err error) *problem.Problem {
-	p := *problem.From(err)
-	if p.Err != nil && p.Detail == "" {
-		p.Detail = p.Err.Error()
-	}
-	p.Err = nil
-	return &p
 }
 
 // endJob records the end of a job and moves the group, in one transaction.

@@ -11,6 +11,7 @@ package problem
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Kind is the small closed set of ways in which a request can fail; the API
@@ -46,16 +47,58 @@ type Problem struct {
 	Err       error `json:"-"`
 }
 
-// Error prints title, detail and the wrapped error.
+// Error prints code, title, detail and the wrapped error. A wrapped problem
+// does not repeat what the outer one has said already.
 func (p *Problem) Error() string {
 	s := string(p.Code) + ": " + p.Title
-	if p.Detail != "" {
-		s += ": " + p.Detail
-	}
-	if p.Err != nil {
-		s += ": " + p.Err.Error()
+	if d := p.Explain(); d != "" {
+		s += ": " + d
 	}
 	return s
+}
+
+// Explain returns the detail with the words of the cause: all that is known
+// besides code and title.
+func (p *Problem) Explain() string {
+	if p.Err == nil {
+		return p.Detail
+	}
+	cause := Under(p.Code, p.Err)
+	switch {
+	case p.Detail == "" || strings.HasPrefix(cause, p.Detail):
+		return cause
+	case strings.Contains(p.Detail, cause):
+		return p.Detail
+	}
+	return p.Detail + ": " + cause
+}
+
+// Under returns the words of an error that is told under the heading of a code:
+// without codes, and without the title of that code.
+func Under(code Code, err error) string {
+	p, ok := errors.AsType[*Problem](err)
+	if !ok {
+		return err.Error()
+	}
+	said := p.Explain()
+	switch {
+	case said == "":
+		said = p.Title
+	case p.Code != code:
+		said = p.Title + ": " + said
+	}
+	return strings.Replace(err.Error(), p.Error(), said, 1)
+}
+
+// Text returns the words of an error for people, without its code.
+func Text(err error) string { return Under("", err) }
+
+// Plain returns a copy whose detail says what the cause says, and which wraps
+// nothing: the form in which a problem is stored and sent.
+func (p *Problem) Plain() *Problem {
+	c := *p
+	c.Detail, c.Err = p.Explain(), nil
+	return &c
 }
 
 // Unwrap returns the cause.
@@ -81,12 +124,19 @@ func Wrap(err error, code Code, format string, args ...any) *Problem {
 	return p
 }
 
-// From returns the Problem in err's chain, or an InternalError around err.
+// From returns the Problem in err's chain, with what was wrapped around it as
+// part of its detail, or an InternalError around err.
 func From(err error) *Problem {
-	if p, ok := errors.AsType[*Problem](err); ok {
+	p, ok := errors.AsType[*Problem](err)
+	if !ok {
+		return Wrap(err, InternalError, "%v", err)
+	}
+	if err == error(p) {
 		return p
 	}
-	return Wrap(err, InternalError, "%v", err)
+	c := *p
+	c.Detail, c.Err = Under(p.Code, err), err
+	return &c
 }
 
 // HasCode reports whether err's chain holds a Problem of that code.

@@ -26,6 +26,8 @@ type Gateway struct {
 	machines map[dr.MachineName]*machine
 	streams  map[dr.GroupID]*stream
 	journals map[dr.GroupID]*journal
+	mute     bool   // no guest agent answers
+	probe    string // the one that passes
 	down     bool
 	clock    time.Duration
 	free     int64

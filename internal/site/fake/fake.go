@@ -71,6 +71,7 @@ type machine struct {
 	open      map[dr.DiskID]int // by OpenDisk
 	recovered *recovered
 	run       *run // nil while off
+	booted    time.Time
 }
 
 var (
@@ -153,7 +154,11 @@ func (m *machine) present() dr.Definition {
 func (m *machine) describe() site.Machine {
 	def := m.present()
 	def.NVRAM = nil
-	return site.Machine{Definition: def, State: m.state, Standby: m.standby}
+	out := site.Machine{Definition: def, State: m.state, Standby: m.standby}
+	if m.run != nil {
+		out.BootedAt = m.booted
+	}
+	return out
 }
 
 // Machines returns all machines, by name.

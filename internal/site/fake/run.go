@@ -58,7 +58,7 @@ func (d *Driver) start(m *machine, paused bool) error {
 		}
 		r.disks[s.ID] = dev
 	}
-	m.run, m.state = r, want
+	m.run, m.state, m.booted = r, want, time.Now().UTC()
 	return nil
 }
 

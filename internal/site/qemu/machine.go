@@ -146,8 +146,10 @@ func (m *machine) describe(ctx context.Context, rec *record) site.Machine {
 		State:      m.state(ctx, rec),
 		Imported:   rec.Imported,
 		Standby:    rec.Standby,
+		BootedAt:   m.bootedAt(ctx, rec),
 	}
 }
+
 
 // state asks the process table and QEMU. A guest that powered itself off
 // counts as Off although its QEMU still lives (for the bitmaps' sake).

@@ -226,7 +226,7 @@ func replaceMachines(tx *store.Tx, g store.Gateway, inv control.Inventory, now t
 		have[m.Definition.Name] = true
 		row := store.Machine{Machine: m, Site: g.Site, Gateway: g.ID, SeenAt: now}
 		i := slices.IndexFunc(old, func(o store.Machine) bool { return o.Definition.Name == m.Definition.Name })
-		if i >= 0 {
+		if i >= 0 && row.BootedAt.IsZero() {
 			row.BootedAt = old[i].BootedAt
 		}
 		if err := tx.PutMachine(row); err != nil {

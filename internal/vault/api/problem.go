@@ -44,7 +44,7 @@ func documentOf(err error) *document {
 	}
 	p := problem.From(err)
 	return &document{
-		Type: "about:blank", Status: p.HTTPStatus(), Code: p.Code, Kind: p.Kind, Title: p.Title, Detail: p.Detail,
+		Type: "about:blank", Status: p.HTTPStatus(), Code: p.Code, Kind: p.Kind, Title: p.Title, Detail: p.Explain(),
 		PossibleCauses: p.PossibleCauses, RecommendedAction: p.RecommendedAction, Transient: p.Transient,
 	}
 }

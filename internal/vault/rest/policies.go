@@ -27,6 +27,9 @@ type Policy struct {
 	// BootTimeout is how long a recovered machine may take to prove that
 	// it has booted.
 	BootTimeout int64 `json:"bootTimeoutSeconds" minimum:"1"`
+	// Probes are checks by which a recovered machine proves that it serves,
+	// before the commit of a failback deletes the other one.
+	Probes []dr.Probe `json:"probes,omitempty"`
 	// DropSeed deletes the disks too when a failback is committed.
 	DropSeed bool `json:"dropSeed"`
 	// UnmappedNetworks says what a failover does with a card for which there

@@ -181,6 +181,19 @@ type Recovered struct {
 	// LostSeconds and LostBytes of the received stream lie after it.
 	LostSeconds float64 `json:"lostSeconds"`
 	LostBytes   int64   `json:"lostBytes"`
+	// Members is set when each member has a moment of its own; Position is
+	// the lowest of theirs then, Time the oldest.
+	Members []dr.MemberMoment `json:"members,omitempty"`
+}
+
+// At is the position of one member.
+func (r Recovered) At(m dr.MachineName) dr.Position {
+	for _, x := range r.Members {
+		if x.Machine == m {
+			return x.Position
+		}
+	}
+	return r.Position
 }
 
 // Member is one machine of a group.
@@ -221,14 +234,25 @@ type OperationRequest struct {
 	Mode string `json:"mode,omitempty" enum:"planned,unplanned"`
 	// Point of failover, failback, change-point and test-failover.
 	Point dr.PointSelector `json:"point,omitempty"`
+	// PerMachine, of those with a point: each member of a group is recovered
+	// at its own newest received position. What they wrote to each other is
+	// not consistent then. It goes with no point, or the point latest.
+	PerMachine bool `json:"perMachine,omitempty"`
 	// ShutdownSource of a failover: try (default), require or skip.
 	ShutdownSource string `json:"shutdownSource,omitempty" enum:"try,require,skip"`
 	// Network of a test-failover, or for NICs whose network the site lacks.
 	Network string `json:"network,omitempty"`
 	// Notes of a test-failover-cleanup.
 	Notes string `json:"notes,omitempty"`
-	// Force of disable: do not wait for a site that is away.
+	// Force of disable and complete-migration: do not wait for a site that is
+	// away.
 	Force bool `json:"force,omitempty"`
+	// Probes of a commit: checks by which the machines prove that they serve,
+	// beside those of the policy.
+	Probes []dr.Probe `json:"probes,omitempty"`
+	// AcceptRunning of a commit takes the hypervisor's word that a machine
+	// runs for proof, where no agent and no probe says so.
+	AcceptRunning bool `json:"acceptRunning,omitempty"`
 	// Name and AppConsistent of create-point.
 	Name          string `json:"name,omitempty"`
 	AppConsistent bool   `json:"appConsistent,omitempty"`
@@ -242,9 +266,16 @@ type DryRun struct {
 	Warnings  []string            `json:"warnings"`
 	// Recovered is the moment that would be used, with the loss.
 	Recovered *Recovered `json:"recovered,omitempty"`
-	// Deletes and Keeps name machines and disks.
+	// Deletes and Keeps name machines, disks and points.
 	Deletes []string `json:"deletes"`
 	Keeps   []string `json:"keeps"`
+	// Loses says what is lost for good, in words.
+	Loses []string `json:"loses"`
+	// NotReceivedSeconds is how old the newest received moment is: what the
+	// source wrote since is lost in an unplanned failover.
+	NotReceivedSeconds *float64 `json:"notReceivedSeconds,omitempty"`
+	// Confirm is set when something is lost or deleted.
+	Confirm *Confirmation `json:"confirm,omitempty"`
 }
 
 // JobState is where a job or a task is.

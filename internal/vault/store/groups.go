@@ -42,6 +42,8 @@ type Group struct {
 	LastJob dr.JobID        `json:"lastJob,omitempty"`
 	// Recovered is the moment in use from a failover to its commit or undo.
 	Recovered *rest.Recovered `json:"recovered,omitempty"`
+	// Verified is the last comparison with the source in this direction.
+	Verified *rest.Verification `json:"verified,omitempty"`
 	// TestAt is the moment of a test failover.
 	TestAt    *rest.Recovered `json:"testAt,omitempty"`
 	Created   time.Time       `json:"created"`

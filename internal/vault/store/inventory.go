@@ -39,9 +39,8 @@ type Machine struct {
 	site.Machine
 	Site dr.SiteID `json:"site"`
 	// Gateway is the one that lists the machine.
-	Gateway  dr.GatewayID `json:"gateway"`
-	BootedAt time.Time    `json:"bootedAt,omitzero"`
-	SeenAt   time.Time    `json:"seenAt,omitzero"`
+	Gateway dr.GatewayID `json:"gateway"`
+	SeenAt  time.Time    `json:"seenAt,omitzero"`
 }
 
 // Agent is what is known of a machine's agent.
