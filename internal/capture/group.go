@@ -41,6 +41,7 @@ type group struct {
 
 	mu     sync.Mutex
 	cfg    GroupConfig
+	holder *identity.Holder // of cfg.Identity
 	codec  segment.Codec
 	frames *frameSource // of the epoch that was opened last
 	opened OpenResult
@@ -115,6 +116,9 @@ func startGroup(ctx context.Context, cfg GroupConfig, nbdPath string, clock Cloc
 	g.q.onSeal = g.sealed
 	for _, d := range cfg.Disks {
 		g.q.disks = append(g.q.disks, diskState{name: string(d.Machine) + "/" + string(d.Disk)})
+	}
+	if err := g.takeIdentity(&cfg); err != nil {
+		return nil, err
 	}
 	if g.exports, err = newExports(g.q, cfg.Disks, g.log); err != nil {
 		return nil, err
@@ -223,11 +227,9 @@ func (g *group) dialConfig() (link.DialConfig, error) {
 	g.mu.Lock()
 	cfg := g.cfg
 	g.mu.Unlock()
-	conf, err := cfg.Identity.ClientTLS(identity.RoleGateway, string(cfg.Standby))
-	if err != nil {
-		return link.DialConfig{}, fmt.Errorf("use identity: %w", err)
-	}
-	return dialConfigWith(&cfg, conf, &g.sockets, g.log), nil
+	dial := dialConfigWith(&cfg, g.holder.ClientTLS(identity.RoleGateway, string(cfg.Standby)), &g.sockets, g.log)
+	dial.Identity = g.holder
+	return dial, nil
 }
 
 func dialConfigWith(cfg *GroupConfig, conf *tls.Config, counters *link.Counters, log *slog.Logger) link.DialConfig {
@@ -313,6 +315,9 @@ func (g *group) setLink(s link.SenderStatus) {
 func (g *group) reconfigure(cfg GroupConfig) error {
 	codec, err := codecOf(cfg.Compression)
 	if err != nil {
+		return err
+	}
+	if err := g.takeIdentity(&cfg); err != nil {
 		return err
 	}
 	g.mu.Lock()

@@ -87,6 +87,8 @@ type GroupConfig struct {
 	StandbyAddr string       `json:"standbyAddr"`
 	// Identity is this site's gateway's.
 	Identity identity.Bundle `json:"identity"`
+	// Revoked are the certificates that are not to be accepted.
+	Revoked []identity.Revocation `json:"revoked,omitempty"`
 	// Compression is "none" or "s2"; empty is "none".
 	Compression string `json:"compression,omitempty"`
 	// Spool is the socket of the gateway's spool; empty if there is none.

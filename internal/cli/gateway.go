@@ -88,7 +88,7 @@ func (a *app) runGateway(ctx context.Context, o serveGateway) error {
 	if err := o.complete(); err != nil {
 		return err
 	}
-	enr, bundle, ok, err := gateway.LoadEnrolment(o.dir)
+	enr, holder, ok, err := gateway.LoadEnrolment(o.dir)
 	if err != nil {
 		return err
 	}
@@ -96,7 +96,7 @@ func (a *app) runGateway(ctx context.Context, o serveGateway) error {
 		if err := a.enroll(ctx, o); err != nil {
 			return err
 		}
-		if enr, bundle, _, err = gateway.LoadEnrolment(o.dir); err != nil {
+		if enr, holder, _, err = gateway.LoadEnrolment(o.dir); err != nil {
 			return err
 		}
 	}
@@ -115,7 +115,7 @@ func (a *app) runGateway(ctx context.Context, o serveGateway) error {
 	}
 	g, err := gateway.Open(ctx, gateway.Config{
 		Name: enr.Name, Site: enr.Site, Dir: o.dir, RunDir: o.runDir, VaultAddr: vault,
-		DataListen: o.listen, DataAddr: o.dataAddr, Identity: bundle, Driver: driver,
+		DataListen: o.listen, DataAddr: o.dataAddr, Identity: holder, Driver: driver,
 		CaptureArgv: []string{exe, "--log-level", a.logLevel, "capture"}, Log: log.With("gateway", enr.Name),
 	})
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"rebound/internal/dr"
+	"rebound/internal/identity"
 	"rebound/internal/site"
 )
 
@@ -43,6 +44,7 @@ type Commands interface {
 	MachineCommands
 	SourceCommands
 	StandbyCommands
+	KeeperCommands
 }
 
 // MachineCommands work on the machines of the gateway's site.
@@ -190,6 +192,8 @@ type ReplicationSpec struct {
 	Seed dr.Position `json:"seed,omitzero"`
 	// StartStopped members are started (paused, attached, resumed).
 	StartStopped bool `json:"startStopped,omitempty"`
+	// Keep is kept for the vault.
+	Keep Keep `json:"keep,omitempty"`
 }
 
 // StopReplicationRequest ends or suspends a stream.
@@ -238,6 +242,8 @@ type CreateJournalRequest struct {
 	Definitions []dr.Definition `json:"definitions"`
 	Disks       []dr.GroupDisk  `json:"disks"`
 	RedoWindow  time.Duration   `json:"redoWindow"`
+	// Keep is kept for the vault.
+	Keep Keep `json:"keep,omitempty"`
 	// Retention is how long points are kept; 0: as long as RedoWindow.
 	Retention time.Duration `json:"retention,omitempty"`
 }
@@ -408,6 +414,8 @@ type Report struct {
 	Time    time.Time     `json:"time"` // the gateway's clock when sent
 	Groups  []GroupReport `json:"groups"`
 	Events  []Event       `json:"events,omitempty"`
+	// Revoked is identity.Digest of the revocations that the gateway knows.
+	Revoked string `json:"revoked,omitempty"`
 	// Machines lists power states that changed (all, in the first report).
 	Machines []MachineReport `json:"machines,omitempty"`
 	Host     HostReport      `json:"host"`
@@ -535,6 +543,9 @@ type Desired struct {
 	// SendAll asks for all machines in the next report: the vault has just
 	// started and remembers none.
 	SendAll bool `json:"sendAll,omitempty"`
+	// Revoked lists the certificates that are not to be accepted any more;
+	// nil when the gateway knows them all.
+	Revoked *[]identity.Revocation `json:"revoked,omitempty"`
 }
 
 // DesiredGroup is the vault's word on one group.
@@ -543,6 +554,8 @@ type DesiredGroup struct {
 	Generation dr.Generation    `json:"generation"`
 	Active     dr.SiteID        `json:"active"`
 	Machines   []dr.MachineName `json:"machines"`
+	// Keep, when not empty, replaces what the gateway keeps for the vault.
+	Keep Keep `json:"keep,omitempty"`
 	// Policy is what the group's policy says now: a gateway whose own
 	// settings differ takes it over, without a break in the stream.
 	Policy *PolicySettings `json:"policy,omitempty"`

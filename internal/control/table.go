@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"rebound/internal/dr"
+	"rebound/internal/identity"
 	"rebound/internal/problem"
 )
 
@@ -33,6 +34,12 @@ func commandTable() map[string]entry {
 			return nil, c.Probe(ctx, addr)
 		}},
 		query("MachineEvidence", Commands.MachineEvidence),
+		{"Holdings", false, func(ctx context.Context, c Commands, _ Origin, _ json.RawMessage) (any, error) {
+			return c.Holdings(ctx)
+		}},
+		query("SetRevoked", func(c Commands, ctx context.Context, list []identity.Revocation) (*struct{}, error) {
+			return nil, c.SetRevoked(ctx, list)
+		}),
 		query("Points", Commands.Points),
 		query("ResolvePoint", Commands.ResolvePoint),
 		command("ImportMachine", Commands.ImportMachine),

@@ -16,6 +16,7 @@ const (
 	ConnectPath   = "/control/v1/connect"
 	ReportPath    = "/control/v1/report"
 	EnrollPath    = "/control/v1/enroll"
+	RenewPath     = "/control/v1/renew"
 	commandPrefix = "/v1/command/"
 
 	upgradeToken = "rebound-control/1"

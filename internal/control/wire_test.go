@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"rebound/internal/dr"
+	"rebound/internal/identity"
 	"rebound/internal/problem"
 	"rebound/internal/site"
 )
@@ -122,6 +123,14 @@ func (r *recorder) CommitRecovered(ctx context.Context, o Origin, a CommitReques
 	return CommitResult{RollbackBytes: 3}, r.note(ctx, "CommitRecovered", o, a)
 }
 
+func (r *recorder) Holdings(ctx context.Context) (Holdings, error) {
+	return Holdings{Gateway: "gw"}, r.note(ctx, "Holdings")
+}
+
+func (r *recorder) SetRevoked(ctx context.Context, a []identity.Revocation) error {
+	return r.note(ctx, "SetRevoked", a)
+}
+
 func (r *recorder) Verify(ctx context.Context, o Origin, g dr.GroupID) (VerifyResult, error) {
 	return VerifyResult{Bytes: 1}, r.note(ctx, "Verify", o, g)
 }
@@ -193,6 +202,10 @@ func fill(v reflect.Value) {
 	case reflect.Bool:
 		v.SetBool(true)
 	case reflect.Slice:
+		if v.Type() == reflect.TypeFor[Keep]() {
+			v.SetBytes([]byte(`{"a":1}`))
+			return
+		}
 		if v.Type().Elem().Kind() == reflect.Uint8 {
 			v.SetBytes([]byte{1, 2})
 			return

@@ -27,16 +27,16 @@ func enrolmentPath(dir string) string { return filepath.Join(dir, "enrolment.jso
 
 // LoadEnrolment reads who the gateway of a directory is; ok is false when it
 // has not enrolled.
-func LoadEnrolment(dir string) (e Enrolment, b identity.Bundle, ok bool, err error) {
+func LoadEnrolment(dir string) (e Enrolment, h *identity.Holder, ok bool, err error) {
 	ok, err = statefile.Load(enrolmentPath(dir), &e)
 	if err != nil || !ok {
-		return e, b, false, err
+		return e, nil, false, err
 	}
-	b, err = identity.LoadBundle(identityDir(dir))
+	h, err = identity.OpenHolder(identityDir(dir))
 	if errors.Is(err, fs.ErrNotExist) {
-		return e, b, false, nil
+		return e, nil, false, nil
 	}
-	return e, b, err == nil, err
+	return e, h, err == nil, err
 }
 
 // Enroll asks the vault for a certificate with a one-time passphrase and keeps

@@ -37,7 +37,7 @@ type Config struct {
 	// DataListen is where streams are accepted; DataAddr is the address
 	// told to others, by default the one listened on.
 	DataListen, DataAddr string
-	Identity             identity.Bundle
+	Identity             *identity.Holder
 	Driver               site.Driver
 	// CaptureArgv starts a capture process, without its arguments.
 	CaptureArgv []string
@@ -65,6 +65,8 @@ type Gateway struct {
 	fences  map[dr.GroupID]dr.Generation // newest generation known to have gone elsewhere
 	busy    map[dr.GroupID]bool          // groups that obey is at work on
 	obeying sync.WaitGroup
+	// renewing is the keeping of our certificate.
+	renewing sync.WaitGroup
 	poke    chan struct{} // a report is due now
 }
 
@@ -94,10 +96,7 @@ func Open(ctx context.Context, cfg Config) (*Gateway, error) {
 
 // openData binds the data port and opens the journals.
 func (g *Gateway) openData(ctx context.Context) error {
-	tlsCfg, err := g.cfg.Identity.ServerTLS(identity.RoleGateway)
-	if err != nil {
-		return err
-	}
+	tlsCfg := g.cfg.Identity.ServerTLS(identity.RoleGateway)
 	lis, err := net.Listen("tcp", g.cfg.DataListen)
 	if err != nil {
 		return fmt.Errorf("listen for data: %w", err)
@@ -112,7 +111,7 @@ func (g *Gateway) openData(ctx context.Context) error {
 	}
 	// A clock that is off is an alarm of the vault's, not a reason to stop
 	// protecting: times in the journal are the source's own.
-	srv, err := link.NewServer(link.ServerConfig{TLS: tlsCfg, Handler: host, MaxClockSkew: -1, Log: g.log})
+	srv, err := link.NewServer(link.ServerConfig{TLS: tlsCfg, Handler: host, Refuses: g.cfg.Identity.Refuses, MaxClockSkew: -1, Log: g.log})
 	if err != nil {
 		return errors.Join(err, host.Close(), lis.Close())
 	}
@@ -125,10 +124,7 @@ func (g *Gateway) openData(ctx context.Context) error {
 // the sources and journals that were there before.
 func (g *Gateway) Run(ctx context.Context) error {
 	defer g.ledger.Close()
-	tlsCfg, err := g.cfg.Identity.ClientTLS(identity.RoleVault, "")
-	if err != nil {
-		return err
-	}
+	tlsCfg := g.cfg.Identity.ClientTLS(identity.RoleVault, "")
 	if err := g.openSources(ctx); err != nil {
 		return errors.Join(err, g.lis.Close(), g.close())
 	}
@@ -137,8 +133,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 	grp.Go(func() error { return g.standby.Run(ctx) })
 	grp.Go(func() error { return ignoreStop(ctx, g.runReports(ctx, tlsCfg)) })
 	srv := control.NewServer(ctx, g, g.ledger, g.log)
-	grp.Go(func() error { return ignoreStop(ctx, srv.Run(ctx, g.cfg.VaultAddr, tlsCfg)) })
-	err = grp.Wait()
+	grp.Go(func() error { return ignoreStop(ctx, srv.RunRenewed(ctx, g.cfg.VaultAddr, g.cfg.Identity)) })
+	grp.Go(func() error { return ignoreStop(ctx, g.runRenewals(ctx)) })
+	err := grp.Wait()
 	srv.Close()
 	return errors.Join(err, g.close())
 }

@@ -72,7 +72,7 @@ type place struct {
 	name     dr.GatewayID
 	dir, run string
 	driver   *fake.Driver
-	identity identity.Bundle
+	identity *identity.Holder
 	addr     string
 
 	rotate  time.Duration // between bitmaps
@@ -132,7 +132,9 @@ func (w *world) newPlace(name dr.GatewayID, ca *identity.CA) *place {
 	w.must(err)
 	w.t.Cleanup(func() { _ = os.RemoveAll(run) })
 	p := &place{w: w, name: name, dir: w.t.TempDir(), run: run}
-	p.identity, err = ca.Issue(identity.RoleGateway, string(name), time.Hour, "127.0.0.1")
+	bundle, err := ca.Issue(identity.RoleGateway, string(name), time.Hour, "127.0.0.1")
+	w.must(err)
+	p.identity, err = identity.NewHolder(bundle)
 	w.must(err)
 	p.driver = fake.New(fake.Options{Dir: filepath.Join(p.dir, "site"), Fault: p.ask})
 	w.t.Cleanup(func() {
@@ -242,8 +244,7 @@ func (p *place) openHost() {
 		Dir: filepath.Join(p.dir, "journals"), RunDir: p.run, Driver: p.driver, Log: p.w.log(string(p.name)), Event: p.event, Changed: func() {},
 	})
 	p.w.must(err)
-	conf, err := p.identity.ServerTLS(identity.RoleGateway)
-	p.w.must(err)
+	conf := p.identity.ServerTLS(identity.RoleGateway)
 	srv, err := link.NewServer(link.ServerConfig{TLS: conf, Handler: host, Log: p.w.log(string(p.name))})
 	p.w.must(err)
 	host.SetFence(srv.Fence)

@@ -8,6 +8,7 @@ import (
 
 	"rebound/internal/control"
 	"rebound/internal/dr"
+	"rebound/internal/identity"
 	"rebound/internal/site"
 )
 
@@ -71,12 +72,17 @@ func (g *Gateway) runReports(ctx context.Context, cfg *tls.Config) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	watch := &machineWatch{}
+	changed := g.cfg.Identity.Changed()
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-timer.C:
 		case <-g.poke:
+		case <-changed:
+			// The next report shows the renewed certificate.
+			rep.Close()
+			changed = g.cfg.Identity.Changed()
 		}
 		next := g.reportOnce(ctx, rep, watch)
 		timer.Reset(next)
@@ -86,7 +92,7 @@ func (g *Gateway) runReports(ctx context.Context, cfg *tls.Config) error {
 // reportOnce sends a report, obeys the answer, and returns when the next is due.
 func (g *Gateway) reportOnce(ctx context.Context, rep *control.Reporter, watch *machineWatch) time.Duration {
 	events, next := g.events.pending()
-	r := control.Report{Gateway: g.cfg.Name, Time: time.Now().UTC(), Groups: g.groupReports(), Events: events}
+	r := control.Report{Gateway: g.cfg.Name, Time: time.Now().UTC(), Groups: g.groupReports(), Events: events, Revoked: identity.Digest(g.cfg.Identity.Revocations())}
 	r.Machines = watch.changes(ctx, g)
 	desired, err := rep.Report(ctx, r)
 	if err != nil {
@@ -95,6 +101,7 @@ func (g *Gateway) reportOnce(ctx context.Context, rep *control.Reporter, watch *
 		return busyReport
 	}
 	g.events.delivered(next)
+	g.keep(desired)
 	g.obey(ctx, desired)
 	g.followPolicies(desired)
 	if len(r.Groups) > 0 {

@@ -39,18 +39,38 @@ func LoadBundle(dir string) (Bundle, error) {
 		parts[i] = b
 	}
 	b := Bundle{CA: parts[0], Cert: parts[1], Key: parts[2]}
+	// A renewal that was cut short after its certificate was written.
+	if _, err := tls.X509KeyPair(b.Cert, b.Key); err != nil {
+		if next, e := os.ReadFile(filepath.Join(dir, nextKeyFile)); e == nil {
+			b.Key = next
+		}
+	}
 	_, err := b.Self()
 	return b, err
 }
 
-// Save writes the bundle to dir, the key readable by its owner only.
+// nextKeyFile is the key of a certificate that is being written.
+const nextKeyFile = "key.next.pem"
+
+// Save writes the bundle to dir, the key readable by its owner only. A crash
+// leaves the bundle before or this one; it is durable on return.
 func (b Bundle) Save(dir string) error {
-	for i, part := range [3][]byte{b.CA, b.Cert, b.Key} {
-		if err := renameio.WriteFile(filepath.Join(dir, bundleFiles[i]), part, 0o600); err != nil {
+	next := filepath.Join(dir, nextKeyFile)
+	for _, f := range []struct {
+		path string
+		part []byte
+	}{{next, b.Key}, {filepath.Join(dir, bundleFiles[0]), b.CA}, {filepath.Join(dir, bundleFiles[1]), b.Cert}} {
+		if err := renameio.WriteFile(f.path, f.part, 0o600); err != nil {
 			return fmt.Errorf("write identity: %w", err)
 		}
+		if err := syncDir(dir); err != nil {
+			return err
+		}
 	}
-	return nil
+	if err := os.Rename(next, filepath.Join(dir, bundleFiles[2])); err != nil {
+		return fmt.Errorf("write identity: %w", err)
+	}
+	return syncDir(dir)
 }
 
 // Self returns who the holder is.

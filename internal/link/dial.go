@@ -9,6 +9,7 @@ import (
 	"net"
 	"time"
 
+	"rebound/internal/identity"
 	"rebound/internal/problem"
 )
 
@@ -43,6 +44,9 @@ type DialConfig struct {
 	Address string
 	// TLS is identity.Bundle.ClientTLS of the gateway to be reached.
 	TLS *tls.Config
+	// Identity, when not nil, is the holder that TLS was made from: a stream
+	// ends when it is renewed, or when the standby's certificate is revoked.
+	Identity *identity.Holder
 	// Hello without Versions, Purpose and SourceClock, which Dial fills.
 	Hello  Hello
 	Timing Timing

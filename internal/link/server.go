@@ -37,8 +37,11 @@ type ServerConfig struct {
 	// MaxConns bounds the open connections; default 1024.
 	MaxConns int
 	Counters *Counters
-	Now      func() time.Time
-	Log      *slog.Logger
+	// Refuses says what stands, at a moment, against a connection that was
+	// accepted earlier (identity.Holder.Refuses); nil: nothing ever does.
+	Refuses func(tls.ConnectionState, time.Time) error
+	Now     func() time.Time
+	Log     *slog.Logger
 }
 
 func (c *ServerConfig) setDefaults() error {
@@ -73,6 +76,9 @@ func (c *ServerConfig) setDefaults() error {
 	if c.Counters == nil {
 		c.Counters = &Counters{}
 	}
+	if c.Refuses == nil {
+		c.Refuses = func(tls.ConnectionState, time.Time) error { return nil }
+	}
 	if c.Now == nil {
 		c.Now = time.Now
 	}
@@ -104,6 +110,7 @@ type group struct {
 // lease is a connection's right to a group.
 type lease struct {
 	gen    dr.Generation
+	peer   tls.ConnectionState
 	cancel context.CancelCauseFunc
 	done   chan struct{} // closed when it and all before it touch nothing any more
 	info   StreamInfo
@@ -252,13 +259,18 @@ func (s *Server) serveHello(ctx context.Context, cancel context.CancelCauseFunc,
 	if err := s.cfg.Handler.Admit(ctx, peer, hello); err != nil {
 		return err
 	}
-	l := &lease{gen: hello.Generation, cancel: cancel, done: make(chan struct{})}
+	l := &lease{gen: hello.Generation, peer: peer.State, cancel: cancel, done: make(chan struct{})}
 	defer close(l.done)
 	l.info = StreamInfo{Group: hello.Group, Generation: hello.Generation, Remote: peer.Remote.String(), Since: s.cfg.Now()}
 	defer s.yield(hello, l)
 	if err := s.claim(ctx, hello, l); err != nil {
 		return err
 	}
+	// Again, now that Recheck finds the connection.
+	if err := s.cfg.Refuses(peer.State, s.cfg.Now()); err != nil {
+		return err
+	}
+	defer s.endWithCertificate(peer.State, cancel)()
 	if hello.Purpose == PurposeCompare {
 		return s.serveCompare(ctx, c, peer, hello)
 	}

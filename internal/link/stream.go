@@ -2,6 +2,7 @@ package link
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -47,6 +48,10 @@ type Stream struct {
 // (*RefusedError), WrongVault, or GatewayUnreachable; Permanent tells whether
 // to try again.
 func Dial(ctx context.Context, cfg DialConfig) (*Stream, error) {
+	var shown []byte
+	if cfg.Identity != nil {
+		shown = cfg.Identity.Bundle().Cert
+	}
 	c, w, err := dial(ctx, &cfg, PurposeStream)
 	if err != nil {
 		return nil, err
@@ -61,6 +66,9 @@ func Dial(ctx context.Context, cfg DialConfig) (*Stream, error) {
 	s.durable.Store(uint64(w.Durable))
 	s.wg.Go(s.readLoop)
 	s.wg.Go(s.pingLoop)
+	if t, ok := c.plain.(*tls.Conn); ok && cfg.Identity != nil {
+		s.wg.Go(func() { s.watchIdentity(cfg.Identity, shown, t.ConnectionState()) })
+	}
 	return s, nil
 }
 

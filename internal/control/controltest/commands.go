@@ -176,7 +176,7 @@ func (g *Gateway) Resync(ctx context.Context, o control.Origin, r control.Resync
 func (g *Gateway) CreateJournal(ctx context.Context, o control.Origin, r control.CreateJournalRequest) (control.CreateJournalResult, error) {
 	var out control.CreateJournalResult
 	err := g.do(ctx, "CreateJournal", string(r.Group), o, func() error {
-		j := &journal{generation: r.Generation, source: r.Source, defs: map[dr.MachineName]dr.Definition{}, base: map[dr.MachineName]int{}, redoWindow: r.RedoWindow, retention: r.Retention}
+		j := &journal{request: r, generation: r.Generation, source: r.Source, defs: map[dr.MachineName]dr.Definition{}, base: map[dr.MachineName]int{}, redoWindow: r.RedoWindow, retention: r.Retention}
 		for _, d := range r.Definitions {
 			m := g.machines[d.Name]
 			if m == nil {

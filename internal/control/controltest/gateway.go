@@ -11,6 +11,7 @@ import (
 
 	"rebound/internal/control"
 	"rebound/internal/dr"
+	"rebound/internal/identity"
 	"rebound/internal/site"
 )
 
@@ -32,6 +33,7 @@ type Gateway struct {
 	clock    time.Duration
 	free     int64
 	events   []control.Event
+	revoked  []identity.Revocation
 
 	mu   sync.Mutex
 	stop func()

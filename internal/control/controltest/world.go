@@ -115,6 +115,7 @@ type moment struct {
 }
 
 type journal struct {
+	request    control.CreateJournalRequest
 	generation dr.Generation
 	source     dr.GatewayID
 	defs       map[dr.MachineName]dr.Definition

@@ -143,7 +143,8 @@ func (a *attempt) adoptable(ctx context.Context, st capture.Status) error {
 func (a *attempt) groupConfig() capture.GroupConfig {
 	return capture.GroupConfig{
 		Group: a.spec.Group, Generation: a.spec.Generation, Disks: a.spec.Disks, Gateway: a.g.cfg.Gateway,
-		Standby: a.spec.Standby, StandbyAddr: a.spec.StandbyAddr, Identity: a.g.cfg.Identity, Compression: a.spec.Compression,
+		Standby: a.spec.Standby, StandbyAddr: a.spec.StandbyAddr, Identity: a.g.cfg.Identity.Bundle(), Revoked: a.g.cfg.Identity.Revocations(),
+		Compression: a.spec.Compression,
 	}
 }
 
@@ -187,10 +188,7 @@ func (a *attempt) attach(ctx context.Context) error {
 func (a *attempt) reachStandby(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, openPatience)
 	defer cancel()
-	conf, err := a.g.cfg.Identity.ClientTLS(identity.RoleGateway, string(a.spec.Standby))
-	if err != nil {
-		return err
-	}
+	conf := a.g.cfg.Identity.ClientTLS(identity.RoleGateway, string(a.spec.Standby))
 	conn, err := link.DialCompare(ctx, link.DialConfig{
 		Address: a.spec.StandbyAddr, TLS: conf, Log: a.g.cfg.Log,
 		Hello: link.Hello{Group: a.spec.Group, Generation: a.spec.Generation, Disks: a.spec.Disks, Gateway: a.g.cfg.Gateway},

@@ -40,7 +40,7 @@ type Config struct {
 	Dir, RunDir string
 	Gateway     dr.GatewayID
 	Driver      site.Driver
-	Identity    identity.Bundle
+	Identity    *identity.Holder
 	CaptureArgv []string
 	// RotateEvery is the time between bitmaps; 0 means 45 s.
 	RotateEvery time.Duration

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -42,6 +43,8 @@ type runner struct {
 	once    sync.Once
 	// calls are commands for the attempt that is watching now.
 	calls chan call
+	// renewed: the capture is to be told of the present identity.
+	renewed atomic.Bool
 	// told is the refusal that was reported last.
 	told string
 }

@@ -107,6 +107,7 @@ func (s *state) begin(spec control.ReplicationSpec, resume []dr.MachineName) {
 // without a break.
 func sameSpec(a, b control.ReplicationSpec) bool {
 	setPolicy(&a, policyOf(b))
+	a.Keep = b.Keep
 	x, errX := json.Marshal(a)
 	y, errY := json.Marshal(b)
 	return errX == nil && errY == nil && string(x) == string(y)

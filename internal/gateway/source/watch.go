@@ -104,6 +104,9 @@ func (a *attempt) tick(ctx context.Context) error {
 	if err := a.followPolicy(ctx); err != nil {
 		return err
 	}
+	if err := a.renew(ctx); err != nil {
+		return err
+	}
 	if _, err := a.beacon(ctx); err != nil {
 		return err
 	}
