@@ -104,6 +104,9 @@ func createCA(dir, vault string) (*CA, error) {
 // Vault returns the id of the vault.
 func (ca *CA) Vault() string { return ca.vault }
 
+// Ends returns when the authority's certificate ends.
+func (ca *CA) Ends() time.Time { return ca.cert.NotAfter }
+
 // PEM returns the authority's certificate, for peers to pin.
 func (ca *CA) PEM() []byte { return ca.pem }
 

@@ -13,6 +13,8 @@ const (
 	UnknownDisk          Code = "UnknownDisk"
 	UnknownItem          Code = "UnknownItem"
 	UnknownGroup         Code = "UnknownGroup"
+	UnknownCondition     Code = "UnknownCondition"
+	UnknownWebhook       Code = "UnknownWebhook"
 	UnknownPoint         Code = "UnknownPoint"
 	UnknownPolicy        Code = "UnknownPolicy"
 	UnknownNetwork       Code = "UnknownNetwork"
@@ -86,6 +88,8 @@ var registry = map[Code]Problem{
 	UnknownMachine:       {Kind: NotFound, Title: "There is no such machine", PossibleCauses: []string{"The name is mistyped", "The machine has not been imported"}, RecommendedAction: "List the machines with 'rebound machine list', or import it with 'rebound machine import --qmp SOCKET'."},
 	UnknownDisk:          {Kind: NotFound, Title: "There is no such disk", RecommendedAction: "Look at the machine's disks with 'rebound machine show'."},
 	UnknownItem:          {Kind: NotFound, Title: "There is no such replicated item", RecommendedAction: "List the items with 'rebound item list'."},
+	UnknownCondition:     {Kind: NotFound, Title: "There is no such open condition", PossibleCauses: []string{"It has cleared by itself"}, RecommendedAction: "List what is open with 'rebound health'."},
+	UnknownWebhook:       {Kind: NotFound, Title: "There is no such webhook", RecommendedAction: "List the webhooks with 'rebound webhook list'."},
 	UnknownGroup:         {Kind: NotFound, Title: "There is no such replication group", RecommendedAction: "List the groups with 'rebound group list'."},
 	UnknownPoint:         {Kind: NotFound, Title: "There is no such recovery point", PossibleCauses: []string{"The point was removed by retention or by a commit", "The moment lies before the first or after the last point, or inside a gap"}, RecommendedAction: "List the points with 'rebound point list'."},
 	UnknownPolicy:        {Kind: NotFound, Title: "There is no such policy", RecommendedAction: "List the policies with 'rebound policy list'."},

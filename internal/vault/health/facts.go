@@ -47,6 +47,8 @@ type Gateway struct {
 	// vault's start.
 	LastSeen, Since time.Time
 	Connected       bool
+	// Pending: the vault has just started and the gateway may still dial.
+	Pending bool
 	// Known: it has reported since the vault's start, so that Offset and Host count.
 	Known           bool
 	Offset          time.Duration

@@ -40,10 +40,12 @@ func OfGroup(list []rest.Condition, w Where) []rest.Condition {
 
 // OfItem chooses those that count for one item of a group.
 func OfItem(list []rest.Condition, w Where, item dr.ItemID) []rest.Condition {
-	return choose(list, func(c *rest.Condition) bool {
-		own := c.Object.Group == w.Group && (c.Object.Item == "" || c.Object.Item == item)
-		return own || spreads(c, w)
-	})
+	return WithoutOthers(OfGroup(list, w), item)
+}
+
+// WithoutOthers drops what is about other items of the group than this one.
+func WithoutOthers(list []rest.Condition, item dr.ItemID) []rest.Condition {
+	return choose(list, func(c *rest.Condition) bool { return c.Object.Item == "" || c.Object.Item == item })
 }
 
 func spreads(c *rest.Condition, w Where) bool {

@@ -2,6 +2,7 @@ package health
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -113,6 +114,10 @@ func gatewayRows() []Row {
 		After:  3 * time.Second,
 		find: func(e *eval) {
 			for _, s := range e.Sites {
+				if slices.ContainsFunc(e.Gateways, func(g Gateway) bool { return g.Site == s.ID && g.Pending }) {
+					e.keep(rest.Object{ID: string(s.ID)})
+					continue
+				}
 				if n := e.silentOf(&s); n > 0 && n == len(s.Gateways) {
 					e.raise(rest.Object{ID: string(s.ID), Site: s.ID}, rest.SeverityCritical, "none of the %d gateways of site %s is heard of", n, s.ID)
 				}
@@ -126,6 +131,10 @@ func gatewayRows() []Row {
 		Azure:  "process server: no heartbeat for 15 minutes (critical)",
 		find: eachGateway(func(e *eval, g *Gateway, o rest.Object) {
 			quiet := e.silence(g)
+			if g.Pending {
+				e.keep(o)
+				return
+			}
 			if quiet >= time.Duration(e.Settings.HeartbeatWarning)*time.Second {
 				e.raise(o, from(quiet >= time.Duration(e.Settings.HeartbeatCritical)*time.Second), "gateway %s has been silent for %s", g.ID, about(quiet))
 			}

@@ -39,6 +39,7 @@ type State struct {
 	gateways map[dr.GatewayID]*gatewayState
 	groups   map[dr.GroupID]*groupState
 	beats    map[dr.MachineName]beat
+	stale    map[dr.GroupID]stale
 	changed  chan struct{}
 }
 
@@ -51,6 +52,7 @@ type gatewayState struct {
 	lastSeen time.Time
 	samples  []time.Duration
 	skewed   bool
+	host     control.HostReport
 }
 
 // groupState holds the last report of each gateway that speaks of a group.
@@ -62,13 +64,21 @@ type Said struct {
 	Received time.Time
 	// Offset is the vault's clock minus the gateway's.
 	Offset time.Duration
+	// SyncMoved is when the synchronisation last made progress.
+	SyncMoved time.Time
+}
+
+// stale is a source that came back with an older generation.
+type stale struct {
+	gateway dr.GatewayID
+	at      time.Time
 }
 
 // New returns an empty memory.
 func New() *State {
 	return &State{
 		gateways: map[dr.GatewayID]*gatewayState{}, groups: map[dr.GroupID]*groupState{},
-		beats: map[dr.MachineName]beat{}, changed: make(chan struct{}),
+		beats: map[dr.MachineName]beat{}, stale: map[dr.GroupID]stale{}, changed: make(chan struct{}),
 	}
 }
 
@@ -90,7 +100,7 @@ func (s *State) Report(gw dr.GatewayID, rep control.Report, now time.Time) Outco
 		g = &gatewayState{}
 		s.gateways[gw] = g
 	}
-	g.lastSeen = now
+	g.lastSeen, g.host = now, rep.Host
 	g.sample(now.Sub(rep.Time))
 	out := Outcome{First: !known, Offset: g.offset()}
 	skewed := out.Offset.Abs() > SkewWarn
@@ -102,7 +112,11 @@ func (s *State) Report(gw dr.GatewayID, rep control.Report, now time.Time) Outco
 			gs = &groupState{}
 			s.groups[r.Group] = gs
 		}
-		(*gs)[gw] = Said{Report: r, Received: now, Offset: out.Offset}
+		said := Said{Report: r, Received: now, Offset: out.Offset, SyncMoved: now}
+		if old := (*gs)[gw]; old.Report.Phase == r.Phase && old.Report.Sync.Done == r.Sync.Done && !old.SyncMoved.IsZero() {
+			said.SyncMoved = old.SyncMoved
+		}
+		(*gs)[gw] = said
 	}
 	s.wake()
 	return out
@@ -153,6 +167,32 @@ func (s *State) Gateway(gw dr.GatewayID) (lastSeen time.Time, offset time.Durati
 	return g.lastSeen, g.offset()
 }
 
+// Host returns what a gateway last said of its host.
+func (s *State) Host(gw dr.GatewayID) (control.HostReport, bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	g, ok := s.gateways[gw]
+	if !ok {
+		return control.HostReport{}, false
+	}
+	return g.host, true
+}
+
+// SawStale notes that a gateway spoke as the source of an older generation.
+func (s *State) SawStale(id dr.GroupID, gw dr.GatewayID, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stale[id] = stale{gw, now}
+}
+
+// Stale returns the gateway that last spoke as the source of an older generation
+// of a group, and when; a zero time for never.
+func (s *State) Stale(id dr.GroupID) (dr.GatewayID, time.Time) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.stale[id].gateway, s.stale[id].at
+}
+
 // Quiet reports whether a gateway has reported before and then fell silent.
 func (s *State) Quiet(gw dr.GatewayID, now time.Time) bool {
 	seen, _ := s.Gateway(gw)
@@ -191,6 +231,7 @@ func (s *State) Forget(id dr.GroupID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.groups, id)
+	delete(s.stale, id)
 }
 
 // Heartbeat takes in an agent's heartbeat.

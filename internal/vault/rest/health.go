@@ -232,3 +232,12 @@ func DefaultHealthSettings() HealthSettings {
 		HeartbeatWarning: 60, HeartbeatCritical: 900, StallWarning: 300, StallCritical: 900,
 	}
 }
+
+// WebhookTest is how a test delivery went.
+type WebhookTest struct {
+	Delivery string `json:"delivery"`
+	// Status is the HTTP status of the answer; 0 for none.
+	Status  int     `json:"status"`
+	Error   string  `json:"error,omitempty"`
+	Seconds float64 `json:"seconds"`
+}

@@ -26,8 +26,12 @@ type Status struct {
 	// Items counts replicated items by state.
 	Items map[lifecycle.State]int `json:"items"`
 	// Unhealthy names items whose health is not "ok".
-	Unhealthy   []dr.ItemID `json:"unhealthy"`
-	RunningJobs []dr.JobID  `json:"runningJobs"`
+	Unhealthy []dr.ItemID `json:"unhealthy"`
+	// Health is the worst of all conditions; Critical and Warning count them.
+	Health      string     `json:"health" enum:"ok,warning,critical"`
+	Critical    int        `json:"critical"`
+	Warning     int        `json:"warning"`
+	RunningJobs []dr.JobID `json:"runningJobs"`
 }
 
 // Site is a place that runs machines.
@@ -40,6 +44,8 @@ type Site struct {
 	FreeBytes   int64             `json:"freeBytes"`
 	TotalBytes  int64             `json:"totalBytes"`
 	Abilities   site.Capabilities `json:"capabilities"`
+	Health      string            `json:"health" enum:"ok,warning,critical"`
+	Conditions  []Condition       `json:"conditions"`
 }
 
 // NewSite creates a site.
@@ -60,6 +66,10 @@ type Gateway struct {
 	// ClockOffsetSeconds is the vault's clock minus the gateway's.
 	ClockOffsetSeconds float64   `json:"clockOffsetSeconds"`
 	CertificateEnds    time.Time `json:"certificateEnds,omitzero"`
+	// Host is what the gateway last said of its host.
+	Host       control.HostReport `json:"host"`
+	Health     string             `json:"health" enum:"ok,warning,critical"`
+	Conditions []Condition        `json:"conditions"`
 }
 
 // NewGateway announces a gateway; it then enrols with the passphrase.

@@ -199,3 +199,11 @@ func wildcard(want, have string) bool {
 
 // Queued is told after every transaction that put something into the outbox.
 func (s *Store) Queued() <-chan struct{} { return s.queued }
+
+// RetryDeliveries makes all deliveries of a webhook due now, those that were given
+// up too.
+func (t *Tx) RetryDeliveries(hook string) error {
+	t.queued = true
+	_, err := t.exec("UPDATE outbox SET dead = 0, doc = json_remove(doc, '$.dead', '$.nextTry', '$.failing') WHERE hook = ?", hook)
+	return err
+}
