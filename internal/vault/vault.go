@@ -40,7 +40,7 @@ const (
 )
 
 // serverLife is how long the vault's own certificate lasts; each start makes a
-// new one.
+// new one, and a vault that runs for long renews it.
 const serverLife = 365 * 24 * time.Hour
 
 // Config of a vault.
@@ -51,6 +51,9 @@ type Config struct {
 	Listen string
 	// Hosts are further names and addresses in the vault's certificate.
 	Hosts []string
+	// CertificateLife is how long the certificates of gateways and agents
+	// last, by default 90 days; they renew them after two thirds of it.
+	CertificateLife time.Duration
 	// Version is shown by the API.
 	Version string
 	Log     *slog.Logger
@@ -121,7 +124,7 @@ func run(ctx context.Context, c Config, st *store.Store, ca *identity.CA, ln net
 	if err != nil {
 		return err
 	}
-	srv := api.New(ctx, api.Config{Store: st, Live: mem, Jobs: jobs, Hub: hub, CA: ca, Log: c.Log, Now: c.Now, Version: c.Version})
+	srv := api.New(ctx, api.Config{Store: st, Live: mem, Jobs: jobs, Hub: hub, CA: ca, CertificateLife: c.CertificateLife, Log: c.Log, Now: c.Now, Version: c.Version})
 	server.Store(srv)
 	hs := &http.Server{Handler: srv, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: slog.NewLogLogger(c.Log.Handler(), slog.LevelDebug)}
 	served := make(chan error, 1)
@@ -198,14 +201,17 @@ func listen(ctx context.Context, c Config, ca *identity.CA) (net.Listener, error
 	if h, _, err := net.SplitHostPort(c.Listen); err == nil && h != "" {
 		hosts = append(hosts, h)
 	}
-	bundle, err := ca.Issue(identity.RoleVault, "vault", serverLife, hosts...)
+	issue := func() (identity.Bundle, error) { return ca.Issue(identity.RoleVault, "vault", serverLife, hosts...) }
+	bundle, err := issue()
 	if err != nil {
 		return nil, err
 	}
-	cfg, err := bundle.PublicServerTLS()
+	holder, err := identity.NewHolder(bundle)
 	if err != nil {
 		return nil, err
 	}
+	go keepServing(ctx, holder, issue, c.Log)
+	cfg := holder.PublicServerTLS()
 	cfg.NextProtos = []string{"h2", "http/1.1"}
 	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", c.Listen)
 	if err != nil {

@@ -15,16 +15,19 @@ import (
 
 // agentOf authenticates an agent by its certificate.
 func (s *Server) agentOf(r *http.Request) (store.Agent, error) {
-	name, sum, err := peer(r, identity.RoleAgent)
+	name, cert, err := peer(r, identity.RoleAgent)
 	if err != nil {
 		return store.Agent{}, err
 	}
 	var a store.Agent
 	err = s.view(r.Context(), func(tx *store.Tx) (err error) { a, err = tx.Agent(dr.MachineName(name)); return err })
-	if errors.Is(err, store.ErrNotFound) || err == nil && a.CertificateSum != sum {
+	if errors.Is(err, store.ErrNotFound) {
 		return a, problem.New(problem.NotAuthenticated, "the certificate of agent %s is not valid any more", name)
 	}
-	return a, err
+	if err != nil {
+		return a, err
+	}
+	return a, s.checkCertificate(r.Context(), identity.RoleAgent, name, cert)
 }
 
 // agentRegister is what an agent sends after each boot.

@@ -2,10 +2,8 @@ package api
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
+	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -23,8 +21,6 @@ import (
 )
 
 const (
-	// certificateLife is how long gateways' and agents' certificates last.
-	certificateLife = 90 * 24 * time.Hour
 	// inventoryEvery is how often a connected gateway's inventory is read
 	// anew when nothing asks for it earlier.
 	inventoryEvery = 15 * time.Second
@@ -39,38 +35,36 @@ type staleKey struct {
 }
 
 // peer returns the certificate's name after checking its role.
-func peer(r *http.Request, role identity.Role) (name, sum string, err error) {
+func peer(r *http.Request, role identity.Role) (name string, cert *x509.Certificate, err error) {
 	if r.TLS == nil {
-		return "", "", problem.New(problem.NotAuthenticated, "the connection is not encrypted")
+		return "", nil, problem.New(problem.NotAuthenticated, "the connection is not encrypted")
 	}
 	p, err := identity.PeerOf(*r.TLS)
 	if err != nil {
-		return "", "", err
+		return "", nil, err
 	}
 	if p.Role != role {
-		return "", "", problem.New(problem.NotAuthenticated, "%s is no %s", p, role)
+		return "", nil, problem.New(problem.NotAuthenticated, "%s is no %s", p, role)
 	}
-	return p.Name, certSum(r.TLS.PeerCertificates[0].Raw), nil
-}
-
-func certSum(der []byte) string {
-	sum := sha256.Sum256(der)
-	return hex.EncodeToString(sum[:])
+	return p.Name, r.TLS.PeerCertificates[0], nil
 }
 
 // gatewayOf authenticates a gateway: its certificate is of this vault (TLS saw
 // to that) and the one that was issued last.
 func (s *Server) gatewayOf(r *http.Request) (store.Gateway, error) {
-	name, sum, err := peer(r, identity.RoleGateway)
+	name, cert, err := peer(r, identity.RoleGateway)
 	if err != nil {
 		return store.Gateway{}, err
 	}
 	var g store.Gateway
 	err = s.view(r.Context(), func(tx *store.Tx) (err error) { g, err = tx.Gateway(dr.GatewayID(name)); return err })
-	if errors.Is(err, store.ErrNotFound) || err == nil && (g.State != "enrolled" || g.CertificateSum != sum) {
+	if errors.Is(err, store.ErrNotFound) || err == nil && g.State != "enrolled" {
 		return g, problem.New(problem.NotAuthenticated, "the certificate of gateway %s is not valid any more", name)
 	}
-	return g, err
+	if err != nil {
+		return g, err
+	}
+	return g, s.checkCertificate(r.Context(), identity.RoleGateway, name, cert)
 }
 
 // enroll trades a passphrase for a certificate.
@@ -101,12 +95,10 @@ func (s *Server) issue(ctx context.Context, req control.EnrollRequest) (control.
 	if role != identity.RoleGateway && role != identity.RoleAgent {
 		return res, problem.New(problem.InvalidRequest, "nobody enrols as %q", req.Role)
 	}
-	cert, err := s.CA.Sign([]byte(req.CSR), role, req.Name, certificateLife)
+	cert, err := s.CA.Sign([]byte(req.CSR), role, req.Name, s.life())
 	if err != nil {
 		return res, problem.Wrap(err, problem.InvalidRequest, "the certificate request cannot be signed: %v", err)
 	}
-	block, _ := pem.Decode(cert)
-	ends := s.Now().Add(certificateLife).UTC()
 	err = s.Store.Update(ctx, func(tx *store.Tx) error {
 		ok, err := tx.TakeEnrollment(req.Role, req.Name, req.Passphrase, req.CSR, s.Now())
 		if err != nil {
@@ -115,22 +107,26 @@ func (s *Server) issue(ctx context.Context, req control.EnrollRequest) (control.
 		if !ok {
 			return problem.New(problem.NotAuthenticated, "the passphrase for %s %q is wrong, used or out of date", req.Role, req.Name)
 		}
-		if role == identity.RoleAgent {
-			a, err := tx.Agent(dr.MachineName(req.Name))
-			if err != nil && !errors.Is(err, store.ErrNotFound) {
-				return err
-			}
-			a.Machine, a.CertificateSum = dr.MachineName(req.Name), certSum(block.Bytes)
-			return tx.PutAgent(a)
+		// Whoever held the name before holds it no more.
+		if err := tx.RevokeCertificates(role, req.Name, s.Now()); err != nil {
+			return err
 		}
-		g, err := tx.Gateway(dr.GatewayID(req.Name))
+		x, err := s.sign(tx, role, req.Name, cert)
 		if err != nil {
 			return err
 		}
-		res.Site = g.Site
-		g.State, g.CertificateSum, g.CertificateEnds = "enrolled", certSum(block.Bytes), ends
-		return tx.PutGateway(g)
+		if role == identity.RoleGateway {
+			g, err := tx.Gateway(dr.GatewayID(req.Name))
+			if err != nil {
+				return err
+			}
+			res.Site = g.Site
+		}
+		return holds(tx, identity.Peer{Role: role, Name: req.Name}, x)
 	})
+	if err == nil {
+		s.pushRevocations(context.WithoutCancel(ctx))
+	}
 	res.Certificate, res.CA, res.Vault = string(cert), string(s.CA.PEM()), s.CA.Vault()
 	return res, err
 }
@@ -272,6 +268,9 @@ func (s *Server) takeReport(ctx context.Context, gw store.Gateway, rep control.R
 	policies := map[dr.GroupID]*control.PolicySettings{}
 	err := s.view(ctx, func(tx *store.Tx) (err error) {
 		if groups, err = tx.Groups(); err != nil {
+			return err
+		}
+		if d.Revoked, err = s.unknownRevocations(tx, rep.Revoked); err != nil {
 			return err
 		}
 		return policySettings(tx, gw.ID, groups, policies)

@@ -11,6 +11,7 @@ import (
 
 	"rebound/internal/control"
 	"rebound/internal/dr"
+	"rebound/internal/identity"
 	"rebound/internal/problem"
 	"rebound/internal/vault/rest"
 	"rebound/internal/vault/store"
@@ -64,6 +65,7 @@ func (s *Server) inventoryRoutes(api huma.API) {
 	agent := route("POST", "/agents", "enroll-agent", "Announce a machine's agent and get its one-time passphrase")
 	agent.DefaultStatus = 201
 	add(api, agent, s.announceAgent)
+	add(api, route("POST", "/agents/{machine}/revoke", "revoke-agent", "End an agent's access at once"), s.revokeAgent)
 	s.machineRoutes(api)
 }
 
@@ -198,12 +200,16 @@ func (s *Server) revokeGateway(ctx context.Context, in *gatewayIn) (*reply[rest.
 			return notFound(err, problem.UnknownGateway, "there is no gateway %q", in.Gateway)
 		}
 		g.State, g.CertificateSum = "revoked", ""
-		return tx.PutGateway(g)
+		if err := tx.PutGateway(g); err != nil {
+			return err
+		}
+		return s.revokeHolder(tx, identity.RoleGateway, string(in.Gateway))
 	})
 	if err != nil {
 		return nil, err
 	}
 	s.Hub.Disconnect(in.Gateway)
+	s.pushRevocations(ctx)
 	return s.showGateway(ctx, in)
 }
 

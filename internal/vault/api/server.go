@@ -30,6 +30,9 @@ type Config struct {
 	Jobs    *orchestrator.Orchestrator
 	Hub     *control.Hub
 	CA      *identity.CA
+	// CertificateLife is how long the certificates of gateways and agents
+	// last; 0 means 90 days.
+	CertificateLife time.Duration
 	Log     *slog.Logger
 	Now     func() time.Time
 	Version string
@@ -86,6 +89,7 @@ func (s *Server) routes() {
 	s.mux.HandleFunc("GET "+control.ConnectPath, s.connect)
 	s.mux.HandleFunc("POST "+control.ReportPath, s.report)
 	s.mux.HandleFunc("POST "+control.EnrollPath, s.enroll)
+	s.mux.HandleFunc("POST "+control.RenewPath, s.renew)
 	s.mux.HandleFunc("POST "+rest.AgentRegisterPath, s.agentRegister)
 	s.mux.HandleFunc("POST "+rest.AgentHeartbeatPath, s.agentHeartbeat)
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {

@@ -83,6 +83,7 @@ func Routes() map[string]Need {
 		"enroll-gateway": {Role: Owner},
 		"revoke-gateway": {Role: Owner},
 		"enroll-agent":   {Role: Owner},
+		"revoke-agent":   {Role: Owner},
 
 		"list-machines":    {Role: Reader},
 		"show-machine":     {Role: Reader},
