@@ -45,6 +45,7 @@ type Commands interface {
 	SourceCommands
 	StandbyCommands
 	KeeperCommands
+	PrerequisiteCommands
 }
 
 // MachineCommands work on the machines of the gateway's site.
@@ -124,6 +125,8 @@ type Inventory struct {
 	TotalBytes   int64             `json:"totalBytes"`
 	// DataAddr is where this gateway accepts streams: host:port.
 	DataAddr string `json:"dataAddr"`
+	// Roles of the gateway; none means both.
+	Roles []Role `json:"roles,omitempty"`
 }
 
 // ImportRequest names a machine that somebody else started.
@@ -244,6 +247,11 @@ type CreateJournalRequest struct {
 	RedoWindow  time.Duration   `json:"redoWindow"`
 	// Keep is kept for the vault.
 	Keep Keep `json:"keep,omitempty"`
+	// RetentionVolume names where the journal is kept; "" is the default.
+	RetentionVolume string `json:"retentionVolume,omitempty"`
+	// Datastores says where disks are made that do not exist; a machine that
+	// is not named gets the default.
+	Datastores map[dr.MachineName]string `json:"datastores,omitempty"`
 	// Retention is how long points are kept; 0: as long as RedoWindow.
 	Retention time.Duration `json:"retention,omitempty"`
 }

@@ -40,6 +40,8 @@ func commandTable() map[string]entry {
 		query("SetRevoked", func(c Commands, ctx context.Context, list []identity.Revocation) (*struct{}, error) {
 			return nil, c.SetRevoked(ctx, list)
 		}),
+		query("Prerequisites", Commands.Prerequisites),
+		query("ProbePath", Commands.ProbePath),
 		query("Points", Commands.Points),
 		query("ResolvePoint", Commands.ResolvePoint),
 		command("ImportMachine", Commands.ImportMachine),

@@ -111,6 +111,14 @@ func (r *recorder) ResolvePoint(ctx context.Context, a ResolveRequest) (Resolved
 	return Resolved{LostBytes: 5}, r.note(ctx, "ResolvePoint", a)
 }
 
+func (r *recorder) Prerequisites(ctx context.Context, a PrerequisitesRequest) (Prerequisites, error) {
+	return Prerequisites{DiskLimit: 3}, r.note(ctx, "Prerequisites", a)
+}
+
+func (r *recorder) ProbePath(ctx context.Context, a ProbeRequest) (ProbeResult, error) {
+	return ProbeResult{Seconds: 1}, r.note(ctx, "ProbePath", a)
+}
+
 func (r *recorder) StartRecovered(ctx context.Context, o Origin, a StartRecoveredRequest) (Recovered, error) {
 	return Recovered{Machine: "m"}, r.note(ctx, "StartRecovered", o, a)
 }

@@ -54,6 +54,9 @@ func (g *Gateway) StartReplication(ctx context.Context, _ control.Origin, r cont
 	if err := g.admitGeneration(r.Group, r.Generation); err != nil {
 		return err
 	}
+	if err := g.admitRole(control.ProcessServer); err != nil {
+		return err
+	}
 	for _, d := range r.Disks {
 		if grp := g.standbyOf(d.Machine); grp != "" {
 			return problem.New(problem.MachineInUse, "%s is the standby of group %s", d.Machine, grp)
@@ -119,6 +122,9 @@ func (g *Gateway) Verify(ctx context.Context, _ control.Origin, group dr.GroupID
 // still run here are from before a failover: they are powered off.
 func (g *Gateway) CreateJournal(ctx context.Context, _ control.Origin, r control.CreateJournalRequest) (control.CreateJournalResult, error) {
 	if err := g.admitGeneration(r.Group, r.Generation); err != nil {
+		return control.CreateJournalResult{}, err
+	}
+	if err := errors.Join(g.admitRole(control.MasterTarget), g.checkVolume(r.RetentionVolume)); err != nil {
 		return control.CreateJournalResult{}, err
 	}
 	// A source that ended clean knows what its disks hold, until it is ended.

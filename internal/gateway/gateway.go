@@ -32,6 +32,13 @@ type Config struct {
 	// specs, the command ledger. RunDir keeps sockets; its path is short
 	// (a Unix socket's path has at most 107 bytes).
 	Dir, RunDir string
+	// Roles that the gateway takes; none means both.
+	Roles []control.Role
+	// RetentionVolumes are further places for journals, beside Dir.
+	RetentionVolumes []RetentionVolume
+	// DiskLimit is how many disks the master target takes; 0 means
+	// control.DefaultDiskLimit.
+	DiskLimit int
 	// VaultAddr is host:port.
 	VaultAddr string
 	// DataListen is where streams are accepted; DataAddr is the address
@@ -67,7 +74,7 @@ type Gateway struct {
 	obeying sync.WaitGroup
 	// renewing is the keeping of our certificate.
 	renewing sync.WaitGroup
-	poke    chan struct{} // a report is due now
+	poke     chan struct{} // a report is due now
 }
 
 // Open reads the gateway's state, binds its data port and serves the views that
@@ -77,6 +84,9 @@ func Open(ctx context.Context, cfg Config) (*Gateway, error) {
 		if err := statefile.MakeDir(dir); err != nil {
 			return nil, fmt.Errorf("make gateway directory: %w", err)
 		}
+	}
+	if err := checkVolumes(cfg.RetentionVolumes); err != nil {
+		return nil, err
 	}
 	ledger, err := control.OpenLedger(filepath.Join(cfg.Dir, "commands.ledger"), time.Now())
 	if err != nil {
@@ -102,7 +112,7 @@ func (g *Gateway) openData(ctx context.Context) error {
 		return fmt.Errorf("listen for data: %w", err)
 	}
 	host, err := standby.Open(ctx, standby.Config{
-		Dir: filepath.Join(g.cfg.Dir, "journals"), RunDir: g.cfg.RunDir, Driver: g.driver,
+		Dir: filepath.Join(g.cfg.Dir, "journals"), RunDir: g.cfg.RunDir, Driver: g.driver, Volumes: g.journalDirs(),
 		Log: g.log, Event: g.events.add, Changed: g.Poke,
 	})
 	if err != nil {

@@ -12,9 +12,6 @@ import (
 	"rebound/internal/site"
 )
 
-// probeTimeout bounds the attempt to open a data connection to a peer.
-const probeTimeout = 5 * time.Second
-
 // Inventory lists what the site holds.
 func (g *Gateway) Inventory(ctx context.Context) (control.Inventory, error) {
 	machines, err := g.driver.Machines(ctx)
@@ -31,7 +28,7 @@ func (g *Gateway) Inventory(ctx context.Context) (control.Inventory, error) {
 	}
 	return control.Inventory{
 		Site: g.cfg.Site, Machines: machines, Networks: networks, Capabilities: g.driver.Capabilities(),
-		FreeBytes: free, TotalBytes: total, DataAddr: g.dataAddr(),
+		FreeBytes: free, TotalBytes: total, DataAddr: g.dataAddr(), Roles: g.roles(),
 	}, nil
 }
 

@@ -166,7 +166,7 @@ func checkWelcome(h *Hello, w *Welcome) error {
 	switch {
 	case best([]uint16{w.Version}) == 0:
 		return problem.New(problem.IncompatibleVersion, "the standby chose version %d", w.Version)
-	case h.Purpose == PurposeCompare:
+	case h.Purpose == PurposeCompare || h.Purpose == PurposeProbe:
 		return nil
 	case w.Epoch == 0 || (h.Epoch != 0 && w.Epoch != h.Epoch):
 		return problem.New(problem.ProtocolError, "asked for epoch %d, got %d", h.Epoch, w.Epoch)

@@ -41,6 +41,8 @@ type Purpose string
 const (
 	PurposeStream  Purpose = "stream"
 	PurposeCompare Purpose = "compare"
+	// PurposeProbe proves the path and nothing else; it names no group.
+	PurposeProbe Purpose = "probe"
 )
 
 // maxDisks bounds a group's disk table in a handshake: disk indexes are
@@ -70,6 +72,8 @@ type Hello struct {
 // Validate checks what can be checked without knowing the group.
 func (h *Hello) Validate() error {
 	switch {
+	case h.Purpose == PurposeProbe && len(h.Versions) > 0 && len(h.Versions) <= 64 && len(h.Disks) == 0:
+		return nil
 	case h.Purpose != PurposeStream && h.Purpose != PurposeCompare:
 		return fmt.Errorf("hello: unknown purpose %q", h.Purpose)
 	case h.Group == "":

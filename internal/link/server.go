@@ -256,6 +256,9 @@ func (s *Server) serveHello(ctx context.Context, cancel context.CancelCauseFunc,
 	if err := s.checkHello(hello); err != nil {
 		return err
 	}
+	if hello.Purpose == PurposeProbe {
+		return s.serveProbe(c)
+	}
 	if err := s.cfg.Handler.Admit(ctx, peer, hello); err != nil {
 		return err
 	}

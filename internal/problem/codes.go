@@ -155,12 +155,23 @@ var registry = map[Code]Problem{
 	PreconditionFailed:   {Kind: Conflict, Title: "The object has changed since it was read", PossibleCauses: []string{"Somebody else changed it in the meantime", "It is there although it should not be, or the other way round"}, RecommendedAction: "Read it again, look at what changed, and send the change with the new ETag."},
 }
 
+// registered finds the problem of a code.
+func registered(code Code) (Problem, bool) {
+	if p, ok := registry[code]; ok {
+		return p, true
+	}
+	p, ok := prerequisites[code]
+	return p, ok
+}
+
 // All returns every registered problem, sorted by code.
 func All() []Problem {
-	all := make([]Problem, 0, len(registry))
-	for code, p := range registry {
-		p.Code = code
-		all = append(all, p)
+	all := make([]Problem, 0, len(registry)+len(prerequisites))
+	for _, problems := range []map[Code]Problem{registry, prerequisites} {
+		for code, p := range problems {
+			p.Code = code
+			all = append(all, p)
+		}
 	}
 	slices.SortFunc(all, func(a, b Problem) int {
 		if a.Code < b.Code {

@@ -107,7 +107,7 @@ func (p *Problem) Unwrap() error { return p.Err }
 // New returns the registered problem of a code with a detail about this case.
 // It panics on a code that is not registered: that is a defect.
 func New(code Code, format string, args ...any) *Problem {
-	def, ok := registry[code]
+	def, ok := registered(code)
 	if !ok {
 		panic("problem: code not registered: " + string(code))
 	}

@@ -34,6 +34,9 @@ type Gateway struct {
 	free     int64
 	events   []control.Event
 	revoked  []identity.Revocation
+	roles    []control.Role
+	alter    func(*control.Prerequisites)
+	closed   bool // its data port
 
 	mu   sync.Mutex
 	stop func()
@@ -245,7 +248,7 @@ func (g *Gateway) Inventory(ctx context.Context) (control.Inventory, error) {
 	}
 	g.world.mu.Lock()
 	defer g.world.mu.Unlock()
-	inv := control.Inventory{Site: g.site, FreeBytes: g.free, TotalBytes: 1 << 41, DataAddr: string(g.id) + ":9443", Networks: []site.Network{{Name: "lan", Kind: "user"}}}
+	inv := control.Inventory{Site: g.site, FreeBytes: g.free, TotalBytes: 1 << 41, DataAddr: string(g.id) + ":9443", Roles: g.roles, Networks: []site.Network{{Name: "lan", Kind: "user"}}}
 	for _, name := range slices.Sorted(maps.Keys(g.machines)) {
 		inv.Machines = append(inv.Machines, g.machines[name].m)
 	}

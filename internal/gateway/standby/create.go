@@ -1,10 +1,12 @@
 package standby
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -26,7 +28,7 @@ const roomBeside = 1 << 30
 func (g *group) created(r control.CreateJournalRequest) (control.CreateJournalResult, bool, error) {
 	set, none := g.settings(), control.CreateJournalResult{}
 	old := set.Request
-	same := old.Generation == r.Generation && old.Source == r.Source && slices.Equal(old.Disks, r.Disks)
+	same := old.Generation == r.Generation && old.Source == r.Source && old.RetentionVolume == r.RetentionVolume && slices.Equal(old.Disks, r.Disks)
 	switch {
 	case same && set.Phase == phaseJournal:
 		return set.Result, true, nil
@@ -55,7 +57,7 @@ func checkCreate(ctx context.Context, d site.Driver, r control.CreateJournalRequ
 			return err
 		}
 	}
-	return checkRoom(ctx, d, r.Definitions)
+	return checkRoom(ctx, d, r)
 }
 
 // createGroup makes machines, bases and journal. It can be cut short anywhere
@@ -63,7 +65,7 @@ func checkCreate(ctx context.Context, d site.Driver, r control.CreateJournalRequ
 func createGroup(ctx context.Context, h *Host, r control.CreateJournalRequest, seed func(context.Context) dr.Position) (*group, control.CreateJournalResult, error) {
 	var res control.CreateJournalResult
 	for _, def := range r.Definitions {
-		ran, err := reserveMachine(ctx, h.cfg.Driver, def)
+		ran, err := reserveMachine(ctx, h.cfg.Driver, def, r.Datastores[def.Name])
 		if err != nil {
 			return nil, res, fmt.Errorf("reserve machine %s: %w", def.Name, err)
 		}
@@ -82,6 +84,7 @@ func createGroup(ctx context.Context, h *Host, r control.CreateJournalRequest, s
 	// Content that is a known moment of the stream is nothing that diverged.
 	diverged := seeded && res.Seed.IsZero()
 	g := &group{id: r.Group, dir: h.groupDir(r.Group), host: h}
+	g.set.Volume = h.cfg.Volumes[r.RetentionVolume]
 	var jrn *journal.Journal
 	err = whileInUse(ctx, func() (err error) {
 		jrn, err = g.createJournal(ctx, r, bases, diverged)
@@ -90,7 +93,7 @@ func createGroup(ctx context.Context, h *Host, r control.CreateJournalRequest, s
 	if err != nil {
 		return nil, res, err
 	}
-	g.set = settings{Request: r, Result: res, BasePaths: bases, Phase: phaseJournal}
+	g.set = settings{Request: r, Result: res, BasePaths: bases, Volume: g.set.Volume, Phase: phaseJournal}
 	if err := statefile.Save(g.settingsPath(), g.set); err != nil {
 		return nil, res, errors.Join(err, jrn.Close())
 	}
@@ -115,35 +118,46 @@ func checkRequest(r control.CreateJournalRequest) error {
 	return nil
 }
 
-// checkRoom refuses a target that could not hold the disks that are missing.
-func checkRoom(ctx context.Context, d site.Driver, defs []dr.Definition) error {
-	var need int64
-	for _, def := range defs {
+// checkRoom refuses a target that could not hold the disks that are missing,
+// each in the datastore that is asked for.
+func checkRoom(ctx context.Context, d site.Driver, r control.CreateJournalRequest) error {
+	need := map[string]int64{}
+	for _, def := range r.Definitions {
 		if _, err := d.Machine(ctx, def.Name); err == nil {
 			continue // its disks are there
 		} else if !problem.HasCode(err, problem.UnknownMachine) {
 			return fmt.Errorf("look at machine %s: %w", def.Name, err)
 		}
 		for _, disk := range def.Disks {
-			need += disk.SizeBytes
+			need[cmp.Or(r.Datastores[def.Name], site.DefaultDatastore)] += disk.SizeBytes
 		}
 	}
-	free, _, err := d.Room(ctx)
+	// The journal itself lies with the default one unless it has a volume.
+	if r.RetentionVolume == "" || r.RetentionVolume == control.DefaultVolume {
+		need[site.DefaultDatastore] += roomBeside
+	}
+	stores, err := site.DatastoresOf(ctx, d)
 	if err != nil {
 		return fmt.Errorf("measure room: %w", err)
 	}
-	if free < need+roomBeside {
-		return problem.New(problem.NoRoom, "the standby's machines need %d bytes and 1 GiB beside them, %d bytes are free", need, free)
+	for name, bytes := range need {
+		i := slices.IndexFunc(stores, func(s site.Datastore) bool { return s.Name == name && !s.ReadOnly })
+		if i < 0 {
+			return problem.New(problem.DatastoreUnusable, "the site has no datastore %q that can be written to", name)
+		}
+		if stores[i].FreeBytes < bytes {
+			return problem.New(problem.NoRoom, "datastore %s has %d bytes free; %d are needed for the standby's machines and the journal's reserve of 1 GiB", name, stores[i].FreeBytes, bytes)
+		}
 	}
 	return nil
 }
 
 // reserveMachine makes the machine exist, off, and marked as a standby.
-func reserveMachine(ctx context.Context, d site.Driver, def dr.Definition) (poweredOff bool, err error) {
+func reserveMachine(ctx context.Context, d site.Driver, def dr.Definition, datastore string) (poweredOff bool, err error) {
 	m, err := d.Machine(ctx, def.Name)
 	switch {
 	case problem.HasCode(err, problem.UnknownMachine):
-		if err := d.Create(ctx, def); err != nil {
+		if err := site.CreateIn(ctx, d, def, datastore); err != nil {
 			return false, fmt.Errorf("create: %w", err)
 		}
 	case err != nil:
@@ -223,8 +237,13 @@ func (g *group) createJournal(ctx context.Context, r control.CreateJournalReques
 	if err := os.RemoveAll(g.journalDir()); err != nil {
 		return nil, fmt.Errorf("clear journal directory: %w", err)
 	}
-	if err := statefile.MakeDir(g.dir); err != nil {
-		return nil, fmt.Errorf("make journal directory: %w", err)
+	for _, dir := range []string{g.set.Volume, g.dir, filepath.Dir(g.journalDir())} {
+		if dir == "" {
+			continue
+		}
+		if err := statefile.MakeDir(dir); err != nil {
+			return nil, fmt.Errorf("make journal directory: %w", err)
+		}
 	}
 	return journal.Create(ctx, g.journalDir(), journal.Config{
 		Group: r.Group, Generation: r.Generation, Disks: r.Disks, BasePaths: bases, Seeded: diverged,

@@ -32,8 +32,11 @@ type settings struct {
 	Request   control.CreateJournalRequest `json:"request"`
 	Result    control.CreateJournalResult  `json:"result"`
 	BasePaths []string                     `json:"basePaths"`
-	Phase     phase                        `json:"phase"`
-	Commit    dr.Position                  `json:"commit"`
+	// Volume is the folder of the retention volume that has the journal;
+	// empty when it lies beside these settings.
+	Volume string      `json:"volume,omitempty"`
+	Phase  phase       `json:"phase"`
+	Commit dr.Position `json:"commit"`
 	// Generation is the journal's as of the commit, which ends the journal.
 	Generation dr.Generation `json:"generation,omitempty"`
 	// Recovered are the machines that run (or are being started) on views.
@@ -65,7 +68,15 @@ type group struct {
 }
 
 func (g *group) settingsPath() string { return filepath.Join(g.dir, "standby.json") }
-func (g *group) journalDir() string   { return filepath.Join(g.dir, "journal") }
+
+// journalDir is where the journal lies; it never changes once the settings are
+// written.
+func (g *group) journalDir() string {
+	if dir := g.settings().Volume; dir != "" {
+		return filepath.Join(dir, string(g.id), "journal")
+	}
+	return filepath.Join(g.dir, "journal")
+}
 
 // openGroup takes up a group of an earlier process; nil when its folder holds
 // the beginning of a creation that never ended.

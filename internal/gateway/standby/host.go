@@ -28,8 +28,11 @@ const foldEvery = 20 * time.Second
 type Config struct {
 	// Dir keeps a folder a group. RunDir keeps the sockets of views.
 	Dir, RunDir string
-	Driver      site.Driver
-	Log         *slog.Logger
+	// Volumes are further places for journals, by the name of the retention
+	// volume: folders of this host's own.
+	Volumes map[string]string
+	Driver  site.Driver
+	Log     *slog.Logger
 	// Event takes what people may want to know; Changed is called when a
 	// report would differ. Neither may block.
 	Event   func(control.Event)
@@ -268,10 +271,27 @@ func (h *Host) remove(g *group) error {
 	delete(h.groups, g.id)
 	delete(h.broken, g.id)
 	h.mu.Unlock()
+	// What lies on another volume first: the settings say where that is.
+	if dir := g.settings().Volume; dir != "" {
+		if err := os.RemoveAll(filepath.Join(dir, string(g.id))); err != nil {
+			return fmt.Errorf("delete journal: %w", err)
+		}
+	}
 	if err := os.RemoveAll(g.dir); err != nil {
 		return fmt.Errorf("delete journal: %w", err)
 	}
 	return nil
+}
+
+// Disks counts the disks of all journals but the one of a group.
+func (h *Host) Disks(but dr.GroupID) int {
+	n := 0
+	for _, g := range h.all() {
+		if set := g.settings(); g.id != but && set.Phase != phaseCommitted {
+			n += len(set.Request.Disks)
+		}
+	}
+	return n
 }
 
 func (h *Host) groupDir(id dr.GroupID) string { return filepath.Join(h.cfg.Dir, string(id)) }

@@ -26,6 +26,8 @@ import (
 type Config struct {
 	// Dir is the datastore; it is made when missing.
 	Dir string
+	// Datastores are further folders for disks, beside Dir.
+	Datastores []Datastore
 	// Networks are the networks of the site. Nil: those of networks.json in
 	// the datastore, or one user-mode network "default" when there is none.
 	Networks []Network
@@ -115,6 +117,9 @@ func New(cfg Config) (*Driver, error) {
 		return nil, fmt.Errorf("open datastore: %w", err)
 	}
 	cfg.Dir = dir
+	if err := checkDatastores(cfg.Datastores); err != nil {
+		return nil, err
+	}
 	for _, sub := range []string{"machines", "locks"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
 			return nil, fmt.Errorf("open datastore: %w", err)

@@ -91,7 +91,10 @@ func validateDisks(def dr.Definition) error {
 }
 
 // Create makes the machine and its disks; site.Driver has the contract.
-func (d *Driver) Create(ctx context.Context, def dr.Definition) error {
+func (d *Driver) Create(ctx context.Context, def dr.Definition) error { return d.create(ctx, def, "") }
+
+// create makes the machine, and those of its disks that do not exist in dir.
+func (d *Driver) create(ctx context.Context, def dr.Definition, dir string) error {
 	if err := validate(def); err != nil {
 		return err
 	}
@@ -114,6 +117,9 @@ func (d *Driver) Create(ctx context.Context, def dr.Definition) error {
 		return fmt.Errorf("create machine %s: %w", def.Name, err)
 	}
 	rec = &record{Definition: def}
+	if err := m.placeDisks(rec, dir); err != nil {
+		return err
+	}
 	if err := m.makeDisks(rec, def.Disks); err != nil {
 		return err
 	}
@@ -288,6 +294,9 @@ func (m *machine) remove(keepDisks bool) error {
 		return fmt.Errorf("delete machine %s: %w", m.name, err)
 	}
 	if !keepDisks {
+		if err := m.removeElsewhere(); err != nil {
+			return err
+		}
 		if err := os.RemoveAll(m.dir); err != nil {
 			return fmt.Errorf("delete machine %s: %w", m.name, err)
 		}

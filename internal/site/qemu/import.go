@@ -136,7 +136,7 @@ func readMachine(ctx context.Context, mon *qmp.Monitor) (*record, []byte, error)
 	if err != nil {
 		return nil, nil, fmt.Errorf("read working directory: %w", err)
 	}
-	r := &reader{mon: mon, cwd: cwd, rec: &record{DiskPaths: map[dr.DiskID]string{}, Devices: map[dr.DiskID]string{}}}
+	r := &reader{mon: mon, cwd: cwd, rec: &record{DiskPaths: map[dr.DiskID]string{}, Images: map[dr.DiskID]string{}, Devices: map[dr.DiskID]string{}}}
 	for _, step := range []func(context.Context) error{r.basics, r.board, r.disks, r.cards} {
 		if err := step(ctx); err != nil {
 			return nil, nil, err
@@ -307,6 +307,8 @@ func (r *reader) addDisk(row deviceRow, bus, serial string, captured bool) {
 	// are and are copied whole when this site becomes the standby.
 	if row.Inserted.Driver == "raw" && !captured {
 		r.rec.DiskPaths[id] = r.path(row.Inserted.File)
+	} else if !captured {
+		r.rec.Images[id] = r.path(row.Inserted.File)
 	}
 }
 

@@ -37,6 +37,9 @@ type record struct {
 	Socket string `json:"socket,omitempty"`
 	// DiskPaths holds where disks lie that are not in the folder.
 	DiskPaths map[dr.DiskID]string `json:"diskPaths,omitempty"`
+	// Images holds where disks of an imported machine lie that are no raw
+	// files; they cannot be the base of a journal.
+	Images    map[dr.DiskID]string `json:"images,omitempty"`
 	Recovered *recovered           `json:"recovered,omitempty"`
 	// Devices holds, for an imported machine, the QOM path of each disk's
 	// device; those of our own machines carry the disk's name.

@@ -263,6 +263,8 @@ type OperationRequest struct {
 	// AcceptRunning of a commit takes the hypervisor's word that a machine
 	// runs for proof, where no agent and no probe says so.
 	AcceptRunning bool `json:"acceptRunning,omitempty"`
+	// Reprotect says where a reprotect goes.
+	Reprotect *ReprotectRequest `json:"reprotect,omitempty"`
 	// Name and AppConsistent of create-point.
 	Name          string `json:"name,omitempty"`
 	AppConsistent bool   `json:"appConsistent,omitempty"`
@@ -276,6 +278,9 @@ type DryRun struct {
 	Warnings  []string            `json:"warnings"`
 	// Recovered is the moment that would be used, with the loss.
 	Recovered *Recovered `json:"recovered,omitempty"`
+	// Transfer is how much a reprotect may have to send: nobody can tell
+	// before everything was compared.
+	Transfer *ByteRange `json:"transfer,omitempty"`
 	// Deletes and Keeps name machines, disks and points.
 	Deletes []string `json:"deletes"`
 	Keeps   []string `json:"keeps"`
