@@ -159,10 +159,16 @@ func (r *run) untilCancelled(ctx context.Context) (context.Context, context.Canc
 func (o *Orchestrator) runJob(in jobInput, do step) error {
 	// The plan is made of what never changes in the job's row, so each run
 	// of the workflow sees the same one.
-	names, err := do("plan", func(ctx context.Context) (string, error) { return o.planOf(ctx, in) })
+	names, err := do(planStep, func(ctx context.Context) (string, error) {
+		o.hook(in.Job, planStep, "before")
+		text, err := o.planOf(ctx, in)
+		o.hook(in.Job, planStep, "inside")
+		return text, err
+	})
 	if err != nil {
 		return err
 	}
+	o.hook(in.Job, planStep, "after")
 	p, err := decodePlan(names)
 	if err != nil {
 		return err
@@ -183,7 +189,13 @@ func (o *Orchestrator) runJob(in jobInput, do step) error {
 			return err
 		}
 	}
-	_, err = do("end", func(ctx context.Context) (string, error) { return "", o.endJob(ctx, in, p, outcome) })
+	_, err = do(endStep, func(ctx context.Context) (string, error) {
+		o.hook(in.Job, endStep, "before")
+		err := o.endJob(ctx, in, p, outcome)
+		o.hook(in.Job, endStep, "inside")
+		return "", err
+	})
+	o.hook(in.Job, endStep, "after")
 	return err
 }
 
@@ -246,6 +258,10 @@ func (o *Orchestrator) beginTask(ctx context.Context, in jobInput, seq int, t ta
 		var err error
 		if r.job, err = tx.Job(in.Job); err != nil {
 			return err
+		}
+		if r.job.State.Ended() { // ended from outside: the vault was restored
+			outcome = stepFailed
+			return nil
 		}
 		row, err := tx.Task(in.Job, t.name)
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
