@@ -17,9 +17,13 @@ import (
 func (r *rig) withSpool(limits spool.Limits) *spool.Spool {
 	r.t.Helper()
 	socket := filepath.Join(r.dir, "spool.sock")
+	inlet, err := r.config.Identity.ServerTLS(identity.RoleGateway)
+	if err != nil {
+		r.t.Fatal(err)
+	}
 	sp, err := spool.Open(context.Background(), spool.Config{
 		Group: r.config.Group, Gateway: r.config.Gateway, Dir: filepath.Join(r.dir, "spool"), Socket: socket,
-		Identity: r.config.Identity, Limits: limits,
+		TLS: inlet, Limits: limits,
 		Dial: func(to spool.Target) (link.DialConfig, error) {
 			conf, err := r.config.Identity.ClientTLS(identity.RoleGateway, string(to.Standby))
 			return link.DialConfig{

@@ -13,12 +13,15 @@ import (
 	"rebound/internal/gateway"
 	"rebound/internal/problem"
 	"rebound/internal/site/qemu"
+	"rebound/internal/spool"
 )
 
 // serveGateway are the flags of "gateway serve".
 type serveGateway struct {
 	name, dir, runDir, datastore, listen, dataAddr string
 	passphrase, caFile                             string
+	spoolDir                                       string
+	spoolLimit                                     int64
 	accel                                          string
 }
 
@@ -48,6 +51,8 @@ starts need only --dir.`,
 	f.StringVar(&o.dir, "dir", "/var/lib/rebound/gateway", "directory for journals and state")
 	f.StringVar(&o.runDir, "run-dir", "", "directory for sockets; its path is at most 60 bytes (default: DIR/run)")
 	f.StringVar(&o.datastore, "datastore", "", "directory of the site's machines (default: DIR/datastore)")
+	f.StringVar(&o.spoolDir, "spool-dir", "", "directory for what a slow or broken link holds up (default: DIR/spool)")
+	f.Int64Var(&o.spoolLimit, "spool-limit", 16<<10, "MiB that the spool of one group may take; 0 keeps none: a long outage then leaves a hole in the history")
 	f.StringVar(&o.listen, "listen", ":9443", "address to take streams on")
 	f.StringVar(&o.dataAddr, "data-addr", "", "host:port told to other gateways (default: the one listened on)")
 	f.StringVar(&o.passphrase, "passphrase", "", "one-time passphrase of the enrolment (default: $REBOUND_PASSPHRASE)")
@@ -117,11 +122,20 @@ func (a *app) runGateway(ctx context.Context, o serveGateway) error {
 		Name: enr.Name, Site: enr.Site, Dir: o.dir, RunDir: o.runDir, VaultAddr: vault,
 		DataListen: o.listen, DataAddr: o.dataAddr, Identity: holder, Driver: driver,
 		CaptureArgv: []string{exe, "--log-level", a.logLevel, "capture"}, Log: log.With("gateway", enr.Name),
+		SpoolDir: o.spoolDir, SpoolLimits: o.spoolLimits(),
 	})
 	if err != nil {
 		return err
 	}
 	return g.Run(ctx)
+}
+
+// spoolLimits translates --spool-limit.
+func (o *serveGateway) spoolLimits() spool.Limits {
+	if o.spoolLimit <= 0 {
+		return spool.Limits{Bytes: -1}
+	}
+	return spool.Limits{Bytes: o.spoolLimit << 20}
 }
 
 // enroll is the first start.

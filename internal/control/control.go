@@ -525,6 +525,7 @@ type Counters struct {
 	CompressedBytes int64 `json:"compressedBytes"` // after the codec
 	SentBytes       int64 `json:"sentBytes"`       // on the data sockets, both directions, all included
 	RingBytes       int64 `json:"ringBytes"`       // waiting for the standby
+	SpoolBytes      int64 `json:"spoolBytes"`      // on disk, waiting for the standby
 	RingLimit       int64 `json:"ringLimit"`       // room for such
 	StaleFrames     int64 `json:"staleFrames"`     // standby: refused for their generation
 	DroppedDiscards int64 `json:"droppedDiscards"`

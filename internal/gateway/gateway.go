@@ -22,6 +22,7 @@ import (
 	"rebound/internal/identity"
 	"rebound/internal/link"
 	"rebound/internal/site"
+	"rebound/internal/spool"
 )
 
 // Config of a gateway.
@@ -48,6 +49,11 @@ type Config struct {
 	Driver               site.Driver
 	// CaptureArgv starts a capture process, without its arguments.
 	CaptureArgv []string
+	// SpoolDir keeps what a slow or broken link holds up; by default a folder
+	// of Dir. SpoolLimits bound each group's spool; negative Bytes: there is
+	// none.
+	SpoolDir    string
+	SpoolLimits spool.Limits
 	Log         *slog.Logger
 }
 
@@ -80,6 +86,9 @@ type Gateway struct {
 // Open reads the gateway's state, binds its data port and serves the views that
 // machines run on; all else is Run's.
 func Open(ctx context.Context, cfg Config) (*Gateway, error) {
+	if cfg.SpoolDir == "" {
+		cfg.SpoolDir = filepath.Join(cfg.Dir, "spool")
+	}
 	for _, dir := range []string{cfg.Dir, cfg.RunDir, filepath.Join(cfg.Dir, "sources"), filepath.Join(cfg.Dir, "seeds")} {
 		if err := statefile.MakeDir(dir); err != nil {
 			return nil, fmt.Errorf("make gateway directory: %w", err)

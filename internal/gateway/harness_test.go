@@ -207,7 +207,7 @@ func (p *place) openSource() {
 	ctx, cancel := context.WithCancel(context.Background())
 	p.srcStop = cancel
 	p.src, err = source.Open(ctx, source.Config{
-		Group: group, Dir: filepath.Join(p.dir, "source"), RunDir: p.run, Gateway: p.name, Driver: p.driver, Identity: p.identity,
+		Group: group, Dir: filepath.Join(p.dir, "source"), RunDir: p.run, SpoolDir: filepath.Join(p.dir, "spool"), Gateway: p.name, Driver: p.driver, Identity: p.identity,
 		CaptureArgv: []string{exe, "capture"}, RotateEvery: p.rotate, Committed: p.committed, Log: p.w.log(string(p.name)), Event: p.event, Changed: func() {},
 	})
 	p.w.must(err)
@@ -224,6 +224,12 @@ func (p *place) closeSource() {
 }
 
 func (p *place) captureDir() string { return filepath.Join(p.run, "c-"+string(group)) }
+
+// killCapture kills the capture process with SIGKILL.
+func (p *place) killCapture() {
+	p.w.t.Helper()
+	p.w.must(syscall.Kill(p.w.captureStatus(p).PID, syscall.SIGKILL))
+}
 
 // endCapture ends a capture process that nobody supervises.
 func (p *place) endCapture() {

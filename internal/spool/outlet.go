@@ -22,12 +22,7 @@ func (s *Spool) deliver(ctx context.Context) {
 			return
 		}
 		s.mu.Lock()
-		s.connected = false
-		if err == nil {
-			s.err, s.permanent = nil, false
-		} else {
-			s.err, s.permanent = err, link.Permanent(err)
-		}
+		s.reachable, s.err, s.permanent = err == nil, err, err != nil && link.Permanent(err)
 		stuck, changed := s.permanent, s.changed
 		s.mu.Unlock()
 		s.cfg.Changed()
@@ -91,13 +86,16 @@ func (s *Spool) episode(ctx context.Context, target Target) error {
 
 func (s *Spool) linkState(st link.SenderStatus) {
 	s.mu.Lock()
-	before := s.connected
-	s.connected = st.Connected
-	if !st.Connected && st.LastError != nil {
-		s.err, s.permanent = st.LastError, link.Permanent(st.LastError)
+	before := s.reachable
+	switch {
+	case st.Connected:
+		s.reachable, s.err = true, nil
+	case st.LastError != nil:
+		s.reachable, s.err, s.permanent = false, st.LastError, link.Permanent(st.LastError)
 	}
+	changed := before != s.reachable
 	s.mu.Unlock()
-	if before != st.Connected {
+	if changed {
 		s.cfg.Changed()
 	}
 }

@@ -105,6 +105,7 @@ func (r *reader) Next(ctx context.Context, after dr.Seq) ([]byte, dr.Seq, error)
 		case after < durable:
 			return r.read(after)
 		case after >= appended:
+			r.s.handedOut(r.number, r.off)
 			return nil, 0, io.EOF
 		}
 		select {
@@ -112,6 +113,13 @@ func (r *reader) Next(ctx context.Context, after dr.Seq) ([]byte, dr.Seq, error)
 		case <-ctx.Done():
 		}
 	}
+}
+
+// handedOut notes how far the reader is.
+func (s *store) handedOut(number uint64, off int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.readNumber, s.readOff = number, off
 }
 
 // read returns the frame with entry after + 1, cut anew when it begins earlier.
@@ -162,6 +170,7 @@ func (r *reader) seek(after dr.Seq) {
 func (r *reader) file() (*file, int64, error) {
 	r.s.mu.Lock()
 	defer r.s.mu.Unlock()
+	r.s.readNumber, r.s.readOff = r.number, r.off
 	for _, fl := range r.s.files {
 		if fl.Number == r.number {
 			return fl, fl.size, nil

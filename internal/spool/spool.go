@@ -2,6 +2,7 @@ package spool
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net"
@@ -10,7 +11,6 @@ import (
 	"sync"
 
 	"rebound/internal/dr"
-	"rebound/internal/identity"
 	"rebound/internal/journal/vfs"
 	"rebound/internal/link"
 	"rebound/internal/problem"
@@ -22,8 +22,9 @@ type Config struct {
 	Gateway dr.GatewayID
 	// Dir holds the files; Socket is where the capture connects.
 	Dir, Socket string
-	// Identity is the gateway's: the inlet shows it and demands it.
-	Identity identity.Bundle
+	// TLS is the gateway's, as a server of gateways: the inlet shows its
+	// certificate, and lets nobody in but the gateway itself.
+	TLS *tls.Config
 	// Dial says how the standby of a target is reached; Hello's epoch is
 	// filled in by the spool.
 	Dial func(Target) (link.DialConfig, error)
@@ -51,11 +52,12 @@ type State struct {
 	// The newest entries that were taken, are safe in the spool, and are
 	// durable at the standby.
 	Appended, Durable, Delivered dr.Seq
-	// Bytes on disk; delivered ones go file by file.
-	Bytes int64
-	// Connected says that entries are being delivered; Err why they are not,
-	// Permanent that nothing but a discard helps.
-	Connected bool
+	// Bytes on disk; delivered ones go file by file. Backlog is how many of
+	// them are still to be handed out.
+	Bytes, Backlog int64
+	// Reachable says that the standby was last found to take entries; Err why
+	// it does not, Permanent that nothing but a discard helps.
+	Reachable bool
 	Err       error
 	Permanent bool
 }
@@ -75,7 +77,7 @@ type Spool struct {
 	to        Target
 	changed   chan struct{} // closed when to changes or the spool is discarded
 	cancel    context.CancelFunc
-	connected bool
+	reachable bool
 	err       error
 	permanent bool
 }
@@ -106,12 +108,8 @@ func Open(ctx context.Context, cfg Config) (*Spool, error) {
 
 // serve starts inlet and outlet.
 func (s *Spool) serve(ctx context.Context) error {
-	conf, err := s.cfg.Identity.ServerTLS(identity.RoleGateway)
-	if err != nil {
-		return fmt.Errorf("use identity: %w", err)
-	}
 	// The clocks of both ends are one.
-	server, err := link.NewServer(link.ServerConfig{TLS: conf, Handler: inlet{s}, Log: s.cfg.Log, MaxClockSkew: -1})
+	server, err := link.NewServer(link.ServerConfig{TLS: s.cfg.TLS, Handler: inlet{s}, Log: s.cfg.Log, MaxClockSkew: -1})
 	if err != nil {
 		return fmt.Errorf("make inlet: %w", err)
 	}
@@ -153,7 +151,7 @@ func (s *Spool) SetTarget(t Target) {
 
 // stirLocked ends what the outlet is at and lets it look again.
 func (s *Spool) stirLocked() {
-	s.err, s.permanent = nil, false
+	s.reachable, s.err, s.permanent = false, nil, false
 	s.cancel()
 	close(s.changed)
 	s.changed = make(chan struct{})
@@ -170,14 +168,31 @@ func (s *Spool) State() State {
 	st := s.store.state()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st.Connected, st.Err, st.Permanent = s.connected, s.err, s.permanent
+	st.Reachable, st.Err, st.Permanent = s.reachable, s.err, s.permanent
 	return st
 }
 
 func (s *store) state() State {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return State{Generation: s.gen, Epoch: s.epoch, Appended: s.appended, Durable: s.durable, Delivered: s.delivered, Bytes: s.bytes}
+	return State{
+		Generation: s.gen, Epoch: s.epoch, Appended: s.appended, Durable: s.durable, Delivered: s.delivered,
+		Bytes: s.bytes, Backlog: s.backlog(),
+	}
+}
+
+// backlog is how many bytes lie behind the reader; the caller holds mu.
+func (s *store) backlog() int64 {
+	var n int64
+	for _, fl := range s.files {
+		switch {
+		case fl.Number == s.readNumber:
+			n += fl.size - s.readOff
+		case fl.Number > s.readNumber:
+			n += fl.size
+		}
+	}
+	return n
 }
 
 // Finish waits until everything that is in the spool is durable at the standby.

@@ -171,8 +171,12 @@ func (r *ring) Trim(seq dr.Seq) {
 
 func openSpool(t *testing.T, s *standby, dir string) *Spool {
 	t.Helper()
+	conf, err := s.issue("home").ServerTLS(identity.RoleGateway)
+	if err != nil {
+		t.Fatal(err)
+	}
 	sp, err := Open(context.Background(), Config{
-		Group: "g", Gateway: "home", Dir: filepath.Join(dir, "spool"), Socket: filepath.Join(dir, "s"), Identity: s.issue("home"),
+		Group: "g", Gateway: "home", Dir: filepath.Join(dir, "spool"), Socket: filepath.Join(dir, "s"), TLS: conf,
 		Limits: Limits{FileBytes: 16 << 10},
 		Dial: func(to Target) (link.DialConfig, error) {
 			conf, err := s.issue("home").ClientTLS(identity.RoleGateway, "cloud")

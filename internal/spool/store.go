@@ -71,7 +71,10 @@ type store struct {
 	base, delivered, durable, appended dr.Seq
 	sealed                             bool // the newest entry is a break
 	failed                             error
-	moved                              chan struct{} // closed at each change
+	// Where the outlet reads: behind the frames that it has handed out.
+	readNumber uint64
+	readOff    int64
+	moved      chan struct{} // closed at each change
 }
 
 // file is one file of the store.

@@ -108,6 +108,7 @@ func (a *attempt) adopt(ctx context.Context) (bool, error) {
 	a.g.cfg.Log.Info("adopted a running capture", "pid", st.PID, "epoch", st.Head.Epoch)
 	book := a.g.state()
 	a.opened, a.first = st.Opened, book.Bitmaps.First
+	a.watch.spooled = st.Route == capture.RouteSpool || st.Route == capture.RouteBetween
 	if book.Synced == epochOf(st.Head) {
 		a.streaming()
 	} else {
@@ -136,6 +137,7 @@ func (a *attempt) adoptable(ctx context.Context, st capture.Status) error {
 	if err := a.allAttached(ask); err != nil {
 		return err
 	}
+	a.aimSpool()
 	// Also takes the present address and identity for the next connection.
 	return a.cl.Configure(ctx, a.groupConfig())
 }
@@ -144,7 +146,7 @@ func (a *attempt) groupConfig() capture.GroupConfig {
 	return capture.GroupConfig{
 		Group: a.spec.Group, Generation: a.spec.Generation, Disks: a.spec.Disks, Gateway: a.g.cfg.Gateway,
 		Standby: a.spec.Standby, StandbyAddr: a.spec.StandbyAddr, Identity: a.g.cfg.Identity.Bundle(), Revoked: a.g.cfg.Identity.Revocations(),
-		Compression: a.spec.Compression,
+		Compression: a.spec.Compression, Spool: a.spoolSocketFor(),
 	}
 }
 
@@ -161,6 +163,9 @@ func (a *attempt) attach(ctx context.Context) error {
 		return err
 	}
 	if err := a.detachAll(ctx); err != nil {
+		return err
+	}
+	if err := a.prepareSpool(ctx); err != nil {
 		return err
 	}
 	if err := a.cl.Configure(ctx, a.groupConfig()); err != nil {

@@ -116,6 +116,9 @@ func (g *Group) settle(ctx context.Context, run *runner, since dr.Position) (dr.
 	if err != nil {
 		return dr.Position{}, fmt.Errorf("wait for the standby: %w", err)
 	}
+	if err := g.finishSpool(ctx); err != nil {
+		return dr.Position{}, err
+	}
 	return pos, nil
 }
 
@@ -290,6 +293,7 @@ func (g *Group) Fence(_ context.Context, gen dr.Generation) error {
 	defer g.work.Unlock()
 	if g.state().Want == wantFenced {
 		g.end(endCapture)
+		g.discardSpool(fmt.Sprintf("generation %d is active elsewhere", gen))
 		g.show(func(p *progress) { p.phase, p.problem = control.PhaseFenced, "" })
 	}
 	return nil

@@ -20,6 +20,7 @@ import (
 	"rebound/internal/identity"
 	"rebound/internal/problem"
 	"rebound/internal/site"
+	"rebound/internal/spool"
 )
 
 // startPatience is how long Start waits for the first attempt to attach all
@@ -42,6 +43,10 @@ type Config struct {
 	Driver      site.Driver
 	Identity    *identity.Holder
 	CaptureArgv []string
+	// SpoolDir is where the group's spool is kept, in a folder of its name.
+	// Negative SpoolLimits.Bytes: there is none.
+	SpoolDir    string
+	SpoolLimits spool.Limits
 	// RotateEvery is the time between bitmaps; 0 means 45 s.
 	RotateEvery time.Duration
 	Log         *slog.Logger
@@ -58,6 +63,9 @@ type Group struct {
 	cfg Config
 	cap Capturer
 	ctx context.Context // the gateway's life
+
+	// spool is set by Open; nil when there is none.
+	spool *spool.Spool
 
 	// quiescing counts members that are being made to write no more.
 	quiescing atomic.Int32
@@ -96,6 +104,7 @@ func Open(ctx context.Context, cfg Config) (*Group, error) {
 	if _, err := statefile.Load(g.statePath(), &g.st); err != nil {
 		return nil, err
 	}
+	g.openSpool()
 	if g.st.Want == wantRun {
 		_, err := g.begin()
 		return g, err
@@ -149,6 +158,7 @@ func (g *Group) Close() {
 	g.work.Lock()
 	defer g.work.Unlock()
 	g.end(leaveCapture)
+	g.closeSpool()
 }
 
 // Forget deletes the group's state, and its bitmaps where members still run;
@@ -158,6 +168,12 @@ func (g *Group) Forget(ctx context.Context) error {
 	g.work.Lock()
 	defer g.work.Unlock()
 	g.forgetBitmaps(ctx)
+	g.closeSpool()
+	if g.spool != nil {
+		if err := os.RemoveAll(g.spoolDir()); err != nil {
+			return fmt.Errorf("forget spool: %w", err)
+		}
+	}
 	if err := os.RemoveAll(g.cfg.Dir); err != nil {
 		return fmt.Errorf("forget source: %w", err)
 	}
@@ -328,7 +344,7 @@ func (g *Group) Report() control.GroupReport {
 		Durable: g.last.durable, Problem: g.last.problem,
 		Counters: control.Counters{
 			RawBytes: c.RawBytes, SyncBytes: c.SyncBytes, CompressedBytes: c.CompressedBytes,
-			SentBytes: c.SentBytes, RingBytes: c.RingBytes, DroppedDiscards: c.Discards,
+			SentBytes: c.SentBytes, RingBytes: c.RingBytes, SpoolBytes: g.spoolBacklog(), DroppedDiscards: c.Discards,
 		},
 	}
 }

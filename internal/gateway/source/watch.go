@@ -41,6 +41,7 @@ type watchState struct {
 	marked      time.Time
 	rotated     time.Time
 	silent      time.Time // since when nothing can be confirmed
+	spooled     bool      // the stream was last seen in the spool
 }
 
 // newDefinition reports whether def differs from the last one seen of the
@@ -150,8 +151,7 @@ func (a *attempt) look(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("ask capture: %w", err)
 	}
-	durable := st.Head
-	durable.Seq = st.Durable
+	durable := a.standbyHas(st)
 	a.g.show(func(p *progress) {
 		p.durable, p.counters = durable, st.Counters
 		p.sync = control.Progress{Done: st.Sync.Done, Total: st.Sync.Total, Unit: "bytes"}
@@ -161,6 +161,9 @@ func (a *attempt) look(ctx context.Context) error {
 	}
 	if st.Link.Error != nil && st.Link.Permanent {
 		return fmt.Errorf("the standby refuses the stream: %w", st.Link.Error)
+	}
+	if err := a.followSpool(ctx, st); err != nil {
+		return err
 	}
 	if a.streamed {
 		return nil
@@ -175,7 +178,7 @@ func (a *attempt) lookAtSync(ctx context.Context, st capture.Status, durable dr.
 	if s.Error != nil && !s.Running {
 		return fmt.Errorf("synchronise: %w", s.Error)
 	}
-	if s.Ended == 0 || s.Epoch != st.Head.Epoch || st.Durable < s.Ended {
+	if s.Ended == 0 || s.Epoch != st.Head.Epoch || durable.Seq < s.Ended {
 		return nil
 	}
 	old := a.g.state().Bitmaps.synchronised(a.first)
