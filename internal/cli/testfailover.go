@@ -1,8 +1,6 @@
 package cli
 
 import (
-	"errors"
-
 	"github.com/spf13/cobra"
 
 	"rebound/internal/lifecycle"
@@ -13,20 +11,15 @@ func (a *app) newTest() *cobra.Command {
 	return a.newOperation(operation{
 		op: lifecycle.TestFailover, use: "test", short: "Start copies at the other site in a network of their own",
 		long: `Start copies of the machines at the standby site, in a network in which they reach each
-other and nothing else. Replication goes on undisturbed. End it with test-cleanup.
+other and nothing else: the one that is given, else the test network of the machines'
+target settings or of the mapping of their networks. Replication goes on undisturbed. End it with test-cleanup.
 
 ` + pointHelp,
 		example: `  rebound test shop --network drill
   rebound test shop --network drill --point 2026-11-23T03:04:05Z`,
 		flags: func(cmd *cobra.Command, req *rest.OperationRequest) {
-			cmd.Flags().StringVar(&req.Network, "network", "", "name of the test network (needed)")
+			cmd.Flags().StringVar(&req.Network, "network", "", "name of the test network (default: that of the target settings or the mapping)")
 			pointFlag(cmd, req, "the moment to start from (default: latest-processed)")
-		},
-		check: func(req *rest.OperationRequest) error {
-			if req.Network == "" {
-				return usageError{errors.New("--network is missing: the name of the test network")}
-			}
-			return nil
 		},
 	})
 }

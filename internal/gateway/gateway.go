@@ -121,7 +121,7 @@ func (g *Gateway) openData(ctx context.Context) error {
 		return fmt.Errorf("listen for data: %w", err)
 	}
 	host, err := standby.Open(ctx, standby.Config{
-		Dir: filepath.Join(g.cfg.Dir, "journals"), RunDir: g.cfg.RunDir, Driver: g.driver, Volumes: g.journalDirs(),
+		Dir: filepath.Join(g.cfg.Dir, "journals"), RunDir: g.cfg.RunDir, Driver: g.driver, Volumes: g.journalDirs(), Site: g.cfg.Site,
 		Log: g.log, Event: g.events.add, Changed: g.Poke,
 	})
 	if err != nil {

@@ -12,6 +12,9 @@ import (
 // The operations that run beside replication, and the end of it.
 
 func resolveTest(ctx context.Context, r *run) error {
+	if err := r.checkTargets(ctx, true); err != nil {
+		return err
+	}
 	sel := r.request().Point
 	if sel == "" {
 		sel = dr.LatestProcessed
@@ -31,9 +34,7 @@ func resolveTest(ctx context.Context, r *run) error {
 
 func startTest(ctx context.Context, r *run) error {
 	return r.each(r.long(ctx), func(ctx context.Context, m store.Member) error {
-		res, err := r.standby().StartRecovered(ctx, r.origin(string(m.Machine)), control.StartRecoveredRequest{
-			Group: r.group.ID, Machine: m.Machine, Position: r.group.TestAt.Position, Test: true, Network: r.request().Network,
-		})
+		res, err := r.recoverMachine(ctx, m, r.group.TestAt.Position, true)
 		if err == nil {
 			r.set(string(m.Machine), string(res.Machine))
 		}

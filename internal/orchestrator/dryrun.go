@@ -91,6 +91,9 @@ func (o *Orchestrator) DryRun(ctx context.Context, s StartRequest) (rest.DryRun,
 func (r *run) foresee(ctx context.Context, out *rest.DryRun) error {
 	switch op := r.job.Operation; op {
 	case lifecycle.Failover, lifecycle.Failback, lifecycle.ChangePoint, lifecycle.TestFailover:
+		if err := r.foreseeTargets(ctx, op == lifecycle.TestFailover, out); err != nil {
+			return err
+		}
 		sel := r.selector()
 		if op == lifecycle.TestFailover && r.request().Point == "" {
 			sel = dr.LatestProcessed

@@ -57,6 +57,9 @@ func (r *run) shutdown() string {
 // checkPoint finds out, before anything is changed, that there is a moment to
 // fail over to.
 func checkPoint(ctx context.Context, r *run) error {
+	if err := r.checkTargets(ctx, false); err != nil {
+		return err
+	}
 	res, err := r.resolve(ctx, r.selector())
 	if err != nil {
 		return err
@@ -250,10 +253,7 @@ func startMachines(ctx context.Context, r *run) error {
 		if err != nil {
 			return err
 		}
-		_, err = r.standby().StartRecovered(ctx, r.origin(string(m.Machine)), control.StartRecoveredRequest{
-			Group: r.group.ID, Machine: m.Machine, Position: at, Network: r.request().Network,
-		})
-		if err != nil {
+		if _, err := r.recoverMachine(ctx, m, at, false); err != nil {
 			return err
 		}
 		r.changeMember(m.Machine, func(row *store.Member) {

@@ -140,8 +140,6 @@ func checkRequest(s StartRequest) error {
 	switch {
 	case op == lifecycle.ChangePoint && r.Point == "":
 		return problem.New(problem.InvalidRequest, "change-point needs a point")
-	case op == lifecycle.TestFailover && r.Network == "":
-		return problem.New(problem.InvalidRequest, "test-failover needs a network")
 	case r.AppConsistent:
 		return problem.New(problem.InvalidRequest, "points with frozen file systems are not made yet; leave appConsistent out for a crash-consistent one")
 	case op == lifecycle.CreatePoint && r.Name == "":

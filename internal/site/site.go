@@ -59,6 +59,10 @@ type Capabilities struct {
 	BootFromView bool `json:"bootFromView"`
 	Importer     bool `json:"importer"`
 	Freezer      bool `json:"freezer"`
+	// MaxCPUs and MaxMemoryMiB are the most that the site gives to one
+	// machine; 0 when it is not known.
+	MaxCPUs      int `json:"maxCPUs,omitempty"`
+	MaxMemoryMiB int `json:"maxMemoryMiB,omitempty"`
 }
 
 // StopMode says how hard to stop a machine.

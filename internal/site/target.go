@@ -118,6 +118,8 @@ func (t Target) applyNICs(def dr.Definition, out *dr.Definition, at TargetOf) (w
 		switch {
 		case ok:
 			out.NICs[i].Network = network
+		case at.Test:
+			return nil, problem.New(problem.NetworkNotMapped, "network card %d of %s: nothing says which test network of site %s stands for %q; name one in the request", i, def.Name, at.Site, def.NICs[i].Network)
 		case t.Unmapped == IsolateUnmapped:
 			out.NICs[i].Network = ""
 			warnings = append(warnings, fmt.Sprintf("network card %d of %s is not connected: nothing says which network of site %s stands for %q", i, def.Name, at.Site, def.NICs[i].Network))

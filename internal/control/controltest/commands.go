@@ -302,6 +302,7 @@ func (g *Gateway) StartRecovered(ctx context.Context, o control.Origin, r contro
 	if r.Test {
 		name += "-test"
 	}
+	var warnings []string
 	err := g.do(ctx, "StartRecovered", string(name), o, func() error {
 		j, err := g.findJournal(r.Group)
 		if err != nil {
@@ -311,10 +312,14 @@ func (g *Gateway) StartRecovered(ctx context.Context, o control.Origin, r contro
 		if err != nil {
 			return err
 		}
+		def, more, err := g.targeted(j.defs[r.Machine], r)
+		if err != nil {
+			return err
+		}
+		warnings = more
 		m := g.machines[name]
 		if r.Test && m == nil {
-			m = &machine{m: site.Machine{Definition: j.defs[r.Machine]}}
-			m.m.Definition.Name = name
+			m = &machine{}
 			g.machines[name] = m
 		}
 		if m == nil {
@@ -329,10 +334,12 @@ func (g *Gateway) StartRecovered(ctx context.Context, o control.Origin, r contro
 			}
 		}
 		pos := r.Position
+		def.Name = name
+		m.m.Definition = def
 		m.m.State, m.view, m.booted = site.Running, &pos, g.world.now()
 		return nil
 	})
-	return control.Recovered{Machine: name, Started: time.Now().UTC()}, err
+	return control.Recovered{Machine: name, Started: time.Now().UTC(), Warnings: warnings}, err
 }
 
 // DiscardRecovered implements control.Commands.

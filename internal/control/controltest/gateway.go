@@ -32,6 +32,7 @@ type Gateway struct {
 	down     bool
 	clock    time.Duration
 	free     int64
+	networks []site.Network
 	events   []control.Event
 	revoked  []identity.Revocation
 	roles    []control.Role
@@ -49,6 +50,7 @@ func (w *World) NewGateway(id dr.GatewayID, at dr.SiteID, ledger string) *Gatewa
 	g := &Gateway{
 		id: id, site: at, world: w, ledger: ledger, machines: map[dr.MachineName]*machine{},
 		streams: map[dr.GroupID]*stream{}, journals: map[dr.GroupID]*journal{}, free: 1 << 40,
+		networks: []site.Network{{Name: "lan", Kind: "user"}},
 	}
 	w.mu.Lock()
 	w.gateways[id] = g
@@ -248,7 +250,7 @@ func (g *Gateway) Inventory(ctx context.Context) (control.Inventory, error) {
 	}
 	g.world.mu.Lock()
 	defer g.world.mu.Unlock()
-	inv := control.Inventory{Site: g.site, FreeBytes: g.free, TotalBytes: 1 << 41, DataAddr: string(g.id) + ":9443", Roles: g.roles, Networks: []site.Network{{Name: "lan", Kind: "user"}}}
+	inv := control.Inventory{Site: g.site, FreeBytes: g.free, TotalBytes: 1 << 41, DataAddr: string(g.id) + ":9443", Roles: g.roles, Networks: slices.Clone(g.networks), Capabilities: site.Capabilities{MaxCPUs: MaxCPUs, MaxMemoryMiB: MaxMemoryMiB}}
 	for _, name := range slices.Sorted(maps.Keys(g.machines)) {
 		inv.Machines = append(inv.Machines, g.machines[name].m)
 	}

@@ -32,7 +32,9 @@ type Config struct {
 	// volume: folders of this host's own.
 	Volumes map[string]string
 	Driver  site.Driver
-	Log     *slog.Logger
+	// Site is where the machines are recovered.
+	Site dr.SiteID
+	Log  *slog.Logger
 	// Event takes what people may want to know; Changed is called when a
 	// report would differ. Neither may block.
 	Event   func(control.Event)

@@ -20,7 +20,10 @@ type recovered struct {
 	Test     bool           `json:"test"`
 	Position dr.Position    `json:"position"`
 	Network  string         `json:"network,omitempty"`
-	Started  time.Time      `json:"started"` // zero until the site has it
+	// Target is how the machine was asked to be; a repetition of the request
+	// goes by it too.
+	Target  site.Target `json:"target,omitzero"`
+	Started time.Time   `json:"started"` // zero until the site has it
 }
 
 // siteName is the name under which a recovered machine runs.
@@ -47,11 +50,11 @@ func (g *group) startRecovered(ctx context.Context, r control.StartRecoveredRequ
 	if g.host.boot == nil {
 		return control.Recovered{}, problem.New(problem.InvalidRequest, "this site cannot start machines from a journal's view")
 	}
-	want := recovered{Machine: r.Machine, Name: siteName(r.Machine, r.Test), Test: r.Test, Position: r.Position, Network: r.Network}
+	want := recovered{Machine: r.Machine, Name: siteName(r.Machine, r.Test), Test: r.Test, Position: r.Position, Network: r.Network, Target: r.Target}
 	defer g.names.lock(want.Name)()
-	spec, started, err := g.prepareRecovered(ctx, want)
-	if err != nil || !started.IsZero() {
-		return control.Recovered{Machine: want.Name, Started: started}, err
+	spec, warnings, err := g.prepareRecovered(ctx, &want)
+	if err != nil || !want.Started.IsZero() {
+		return control.Recovered{Machine: want.Name, Started: want.Started}, err
 	}
 	name, err := g.host.boot.StartRecovered(ctx, spec)
 	if err != nil {
@@ -64,39 +67,43 @@ func (g *group) startRecovered(ctx context.Context, r control.StartRecoveredRequ
 		return control.Recovered{}, err
 	}
 	g.event("MachineRecovered", "info", "%s runs on the journal of group %s at %s", want.Name, g.id, want.Position)
-	return control.Recovered{Machine: name, Started: want.Started}, nil
+	return control.Recovered{Machine: name, Started: want.Started, Warnings: warnings}, nil
 }
 
-// prepareRecovered pins the position and serves the disks; started is when the
-// machine was started by an earlier attempt.
-func (g *group) prepareRecovered(ctx context.Context, want recovered) (spec site.RecoveredSpec, started time.Time, err error) {
+// prepareRecovered pins the position and serves the disks. What an earlier
+// attempt was asked for stays as it was; Started is set when it succeeded.
+func (g *group) prepareRecovered(ctx context.Context, want *recovered) (spec site.RecoveredSpec, warnings []string, err error) {
 	g.work.Lock()
 	defer g.work.Unlock()
 	jrn, err := g.open()
 	if err != nil {
-		return spec, started, err
+		return spec, nil, err
 	}
 	if phase := g.settings().Phase; phase != phaseJournal {
-		return spec, started, problem.New(problem.OperationNotAllowed, "the journal of group %s is in phase %s", g.id, phase)
+		return spec, nil, problem.New(problem.OperationNotAllowed, "the journal of group %s is in phase %s", g.id, phase)
 	}
 	have, ok := g.settings().find(want.Name)
 	if ok && have.Position != want.Position {
-		return spec, started, problem.New(problem.MachineRunning, "%s runs at %s, asked for %s: discard it first", want.Name, have.Position, want.Position)
+		return spec, nil, problem.New(problem.MachineRunning, "%s runs at %s, asked for %s: discard it first", want.Name, have.Position, want.Position)
 	}
-	if ok && !have.Started.IsZero() {
-		return spec, have.Started, nil
+	if ok {
+		*want = have
 	}
-	def, err := g.definitionAt(ctx, jrn, want)
+	if !want.Started.IsZero() {
+		return spec, nil, nil
+	}
+	spec, warnings, err = g.recoveredSpec(ctx, jrn, *want)
 	if err != nil {
-		return spec, started, err
+		return spec, nil, err
 	}
-	if err := g.pin(jrn, want); err != nil {
-		return spec, started, err
+	if err := g.pin(jrn, *want); err != nil {
+		return spec, nil, err
 	}
-	if err := g.serveViews(ctx, want); err != nil {
-		return spec, started, err
+	if err := g.serveViews(ctx, *want); err != nil {
+		return spec, nil, err
 	}
-	return site.RecoveredSpec{Definition: def, Disks: g.viewDisks(want), Test: want.Test, Network: want.Network}, started, nil
+	spec.Disks = g.viewDisks(*want)
+	return spec, warnings, nil
 }
 
 // pin records the machine and registers its view, so that the position stays
@@ -122,32 +129,37 @@ func (s *settings) drop(name dr.MachineName) {
 	s.Recovered = slices.DeleteFunc(s.Recovered, func(r recovered) bool { return r.Name == name })
 }
 
-// definitionAt returns the machine's definition of the moment, with networks
-// that exist here.
-func (g *group) definitionAt(ctx context.Context, jrn *journal.Journal, r recovered) (dr.Definition, error) {
+// recoveredSpec describes the machine: its definition of the moment comes first,
+// then its target settings.
+func (g *group) recoveredSpec(ctx context.Context, jrn *journal.Journal, r recovered) (site.RecoveredSpec, []string, error) {
+	spec := site.RecoveredSpec{Test: r.Test, Network: r.Network}
 	res, err := jrn.Resolve(dr.PointSelector("@" + r.Position.String()))
 	if err != nil {
-		return dr.Definition{}, err
+		return spec, nil, err
 	}
 	i := slices.IndexFunc(res.Definitions, func(d dr.Definition) bool { return d.Name == r.Machine })
 	if i < 0 {
-		return dr.Definition{}, problem.New(problem.UnknownMachine, "%s is no member of group %s", r.Machine, g.id)
-	}
-	def := res.Definitions[i]
-	def.NICs = slices.Clone(def.NICs)
-	if r.Test || r.Network == "" {
-		return def, nil
+		return spec, nil, problem.New(problem.UnknownMachine, "%s is no member of group %s", r.Machine, g.id)
 	}
 	networks, err := g.host.cfg.Driver.Networks(ctx)
 	if err != nil {
-		return dr.Definition{}, fmt.Errorf("list networks: %w", err)
+		return spec, nil, fmt.Errorf("list networks: %w", err)
 	}
-	for n := range def.NICs {
-		if !slices.ContainsFunc(networks, func(x site.Network) bool { return x.Name == def.NICs[n].Network }) {
-			def.NICs[n].Network = r.Network
+	def, warnings, err := r.Target.Apply(res.Definitions[i], site.TargetOf{Site: g.host.cfg.Site, Networks: networks, Fallback: r.Network, Test: r.Test})
+	if err != nil {
+		return spec, nil, err
+	}
+	spec.Definition = def
+	if r.Test && len(def.NICs) > 0 {
+		// A machine under test is in one bubble: cards in several would join them.
+		spec.Network = def.NICs[0].Network
+		for _, nic := range def.NICs[1:] {
+			if nic.Network != spec.Network {
+				return spec, nil, problem.New(problem.InvalidRequest, "the cards of %s are to be tested in networks %s and %s: a test joins a machine to one; name it in the request", r.Machine, spec.Network, nic.Network)
+			}
 		}
 	}
-	return def, nil
+	return spec, warnings, nil
 }
 
 // discardRecovered stops and deletes a recovered machine, then its views.

@@ -99,7 +99,7 @@ func (d *Driver) Start(ctx context.Context, name dr.MachineName, opts site.Start
 			if m.recovered != nil && m.recovered.spec.Test {
 				break
 			}
-			if !d.hasNetwork(nic.Network) {
+			if nic.Network != "" && !d.hasNetwork(nic.Network) {
 				return problem.New(problem.UnknownNetwork, "%s", nic.Network)
 			}
 		}

@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -55,7 +57,7 @@ type launchDisk struct {
 func (l *launch) args() []string {
 	d := l.def
 	args := []string{
-		"-name", "guest=" + string(d.Name),
+		"-name", "guest=" + strings.ReplaceAll(cmp.Or(d.Label, string(d.Name)), ",", ",,"),
 		"-nodefaults", "-no-user-config",
 		"-display", "none",
 		"-machine", cmp.Or(d.MachineType, "q35") + ",usb=off",
@@ -80,6 +82,7 @@ func (l *launch) args() []string {
 	if l.paused {
 		args = append(args, "-S")
 	}
+	args = append(args, l.addressArgs()...)
 	args = append(args, l.firmwareArgs()...)
 	args = append(args, l.diskArgs()...)
 	args = append(args, "-object", "rng-random,id=rng0,filename=/dev/urandom",
@@ -150,7 +153,34 @@ func (l *launch) diskArgs() []string {
 				args = append(args, "-device", option(object{"driver": "ich9-ahci", "id": "sata", "addr": pciAddr(slotSATA)}))
 			}
 		}
-		args = append(args, "-device", option(disk.device(n, i)))
+		args = append(args, "-device", option(disk.device(n, bootIndex(l.def, i))))
+	}
+	return args
+}
+
+// bootIndex is the place of a disk in the boot order: the named ones first, the
+// others as they stand.
+func bootIndex(def dr.Definition, disk int) int {
+	if i := slices.Index(def.BootOrder, def.Disks[disk].ID); i >= 0 {
+		return i
+	}
+	place := len(def.BootOrder)
+	for _, d := range def.Disks[:disk] {
+		if !slices.Contains(def.BootOrder, d.ID) {
+			place++
+		}
+	}
+	return place
+}
+
+// addressArgs hand the guest the addresses of its cards.
+func (l *launch) addressArgs() []string {
+	var args []string
+	for i, nic := range l.def.NICs {
+		if nic.Address != nil {
+			card := dr.GuestCard{MAC: l.macs[i], Address: *nic.Address}
+			args = append(args, "-smbios", "type=11,value="+strings.ReplaceAll(card.String(), ",", ",,"))
+		}
 	}
 	return args
 }

@@ -174,9 +174,22 @@ func (d *Driver) MachineDir(name dr.MachineName) string {
 	return filepath.Join(d.cfg.Dir, "machines", string(name))
 }
 
-// Capabilities says that the driver can do everything.
+// Capabilities says that the driver can do everything. A machine gets at most
+// as many processors as QEMU's q35 takes, and the memory of the host.
 func (d *Driver) Capabilities() site.Capabilities {
-	return site.Capabilities{Capturer: true, BootFromView: true, Importer: true, Freezer: true}
+	return site.Capabilities{Capturer: true, BootFromView: true, Importer: true, Freezer: true, MaxCPUs: maxCPUs, MaxMemoryMiB: hostMemoryMiB()}
+}
+
+// maxCPUs is the most that validate takes.
+const maxCPUs = 255
+
+// hostMemoryMiB is the memory of the host; 0 when it cannot be told.
+func hostMemoryMiB() int {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return 0
+	}
+	return int(info.Totalram * uint64(info.Unit) >> 20)
 }
 
 // Machines returns all machines, by name. Definitions come without NVRAM,

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 
@@ -39,8 +41,8 @@ func validate(def dr.Definition) error {
 	switch {
 	case def.UUID != "" && !uuidRE.MatchString(def.UUID):
 		return bad("uuid %q is none", def.UUID)
-	case def.CPUs < 1 || def.CPUs > 255:
-		return bad("cpus %d: want 1 to 255", def.CPUs)
+	case def.CPUs < 1 || def.CPUs > maxCPUs:
+		return bad("cpus %d: want 1 to %d", def.CPUs, maxCPUs)
 	case def.MemoryMiB < 1:
 		return bad("memoryMiB %d: want at least 1", def.MemoryMiB)
 	case def.Firmware != dr.BIOS && def.Firmware != dr.UEFI:
@@ -58,6 +60,9 @@ func validate(def dr.Definition) error {
 		if !slices.Contains(nicModels(), nic.Model) {
 			return bad("network card %d: model %q is not known", i, nic.Model)
 		}
+	}
+	if len(def.Label) > 63 || strings.ContainsFunc(def.Label, unicode.IsControl) {
+		return bad("label %q: want at most 63 printing characters", def.Label)
 	}
 	return validateDisks(def)
 }

@@ -177,14 +177,8 @@ func (m *machine) connect(ctx context.Context, rec *record, l *launch) ([]*os.Fi
 			mac = testMAC(mac)
 			tap, err = m.d.testTap(ctx, files[0], m.name, i)
 		} else {
-			var network Network
-			if network, err = m.d.network(nic.Network); err != nil {
+			if tap, err = m.connectCard(i, nic, l); err != nil {
 				return files, err
-			}
-			if network.Kind == BridgeNetwork {
-				tap, err = m.d.bridgeTap(m.name, i, network.Bridge)
-			} else {
-				l.netdevs = append(l.netdevs, network.userNetdev(id))
 			}
 		}
 		if err != nil {
@@ -285,4 +279,23 @@ func (m *machine) quitImported(ctx context.Context, rec *record) error {
 		return problem.Wrap(err, problem.HypervisorError, "stop machine %s", m.name)
 	}
 	return nil
+}
+
+// connectCard makes the network end of one card: a TAP, or an option of QEMU's
+// own. A card without a network gets a hub with nobody else on it.
+func (m *machine) connectCard(i int, nic dr.NIC, l *launch) (*os.File, error) {
+	id := fmt.Sprintf("net%d", i)
+	if nic.Network == "" {
+		l.netdevs = append(l.netdevs, fmt.Sprintf("hubport,id=%s,hubid=%d", id, i))
+		return nil, nil
+	}
+	network, err := m.d.network(nic.Network)
+	if err != nil {
+		return nil, err
+	}
+	if network.Kind == BridgeNetwork {
+		return m.d.bridgeTap(m.name, i, network.Bridge)
+	}
+	l.netdevs = append(l.netdevs, network.userNetdev(id))
+	return nil, nil
 }

@@ -84,6 +84,7 @@ func (s *Server) routes() {
 	s.inventoryRoutes(api)
 	s.itemRoutes(api)
 	s.jobRoutes(api)
+	s.targetSettingRoutes(api)
 	s.adminRoutes(api)
 
 	s.mux.HandleFunc("GET "+control.ConnectPath, s.connect)

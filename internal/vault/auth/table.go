@@ -117,6 +117,13 @@ func Routes() map[string]Need {
 		"put-policy":    {Role: Contributor},
 		"delete-policy": {Role: Contributor},
 
+		"list-mappings":      {Role: Reader},
+		"show-mapping":       {Role: Reader},
+		"put-mapping":        {Role: Contributor},
+		"delete-mapping":     {Role: Contributor},
+		"show-item-settings": {Role: Reader},
+		"put-item-settings":  {Role: Contributor},
+
 		"list-items":    {Role: Reader},
 		"show-item":     {Role: Reader},
 		"item-rpo":      {Role: Reader},

@@ -24,5 +24,5 @@ CREATE TABLE tokens(id TEXT PRIMARY KEY, hash BLOB NOT NULL UNIQUE, doc BLOB NOT
 CREATE TABLE agents(machine TEXT PRIMARY KEY, doc BLOB NOT NULL) STRICT;
 CREATE TABLE snapshots(grp TEXT PRIMARY KEY REFERENCES groups(id) ON DELETE CASCADE, doc BLOB NOT NULL) STRICT;
 CREATE TABLE audit(seq INTEGER PRIMARY KEY AUTOINCREMENT, doc BLOB NOT NULL) STRICT;
-`, schemaPlans, schemaHealth, schemaAccess, schemaCertificates}
+`, schemaPlans, schemaHealth, schemaAccess, schemaCertificates, schemaTargets}
 }

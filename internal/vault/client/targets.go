@@ -1,0 +1,46 @@
+package client
+
+import (
+	"context"
+	"net/http"
+
+	"rebound/internal/dr"
+	"rebound/internal/vault/rest"
+)
+
+// Mappings lists the network mappings.
+func (c *Client) Mappings(ctx context.Context) ([]rest.NetworkMapping, error) {
+	return list[rest.NetworkMapping](ctx, c, "/mappings", nil)
+}
+
+// Mapping reads a network mapping.
+func (c *Client) Mapping(ctx context.Context, id dr.MappingID) (rest.NetworkMapping, error) {
+	return get[rest.NetworkMapping](ctx, c, "/mappings/"+seg(id), nil)
+}
+
+// PutMapping makes or replaces a network mapping.
+func (c *Client) PutMapping(ctx context.Context, m rest.NetworkMapping) (rest.NetworkMapping, error) {
+	var out rest.NetworkMapping
+	_, err := c.do(ctx, http.MethodPut, "/mappings/"+seg(m.ID), nil, m, &out)
+	return out, err
+}
+
+// DeleteMapping removes a network mapping.
+func (c *Client) DeleteMapping(ctx context.Context, id dr.MappingID) error {
+	_, err := c.do(ctx, http.MethodDelete, "/mappings/"+seg(id), nil, nil, nil)
+	return err
+}
+
+// ItemSettings reads a machine's target settings.
+func (c *Client) ItemSettings(ctx context.Context, id dr.ItemID) (rest.ItemSettings, error) {
+	return get[rest.ItemSettings](ctx, c, "/items/"+seg(id)+"/settings", nil)
+}
+
+// PutItemSettings replaces a machine's target settings.
+func (c *Client) PutItemSettings(ctx context.Context, s rest.ItemSettings) (rest.ItemSettings, error) {
+	var out rest.ItemSettings
+	id := s.Item
+	s.Item = ""
+	_, err := c.do(ctx, http.MethodPut, "/items/"+seg(id)+"/settings", nil, s, &out)
+	return out, err
+}
