@@ -98,6 +98,7 @@ type Counters struct {
 	Unrecorded int64         `json:"unrecorded"` // requests answered outside an epoch
 	Delayed    time.Duration `json:"delayed"`    // sum of the delays imposed on writes
 	RingBytes  int64         `json:"ringBytes"`  // held now
+	RingLimit  int64         `json:"ringLimit"`  // room of the ring
 
 	PayloadBytes    int64 `json:"payloadBytes"`    // put into frames, resent ones included
 	CompressedBytes int64 `json:"compressedBytes"` // of frames

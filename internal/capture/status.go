@@ -22,7 +22,7 @@ func (q *sequencer) fill(s *Status) {
 	defer q.mu.Unlock()
 	s.State, s.Head, s.Durable, s.Confirmed, s.Reason = q.state, q.position(), q.durable, q.lastN, q.reason
 	s.Counters = q.counters
-	s.Counters.RingBytes = q.used
+	s.Counters.RingBytes, s.Counters.RingLimit = q.used, q.limits.RingBytes
 	s.Disks = make([]DiskStatus, len(q.disks))
 	for i := range q.disks {
 		s.Disks[i] = DiskStatus{Export: ExportName(i), Conns: q.disks[i].conns}

@@ -437,10 +437,9 @@ type HostReport struct {
 	Volumes []Volume `json:"volumes,omitempty"`
 	CPUs    int      `json:"cpus,omitempty"`
 	// Load1 is the load average over a minute.
-	Load1           float64   `json:"load1,omitempty"`
-	MemoryTotal     int64     `json:"memoryTotal,omitempty"`     // bytes
-	MemoryAvailable int64     `json:"memoryAvailable,omitempty"` // bytes
-	CertificateEnds time.Time `json:"certificateEnds,omitzero"`
+	Load1           float64 `json:"load1,omitempty"`
+	MemoryTotal     int64   `json:"memoryTotal,omitempty"`     // bytes
+	MemoryAvailable int64   `json:"memoryAvailable,omitempty"` // bytes
 }
 
 // Volume is one file system of a gateway's host. Sizes in bytes.

@@ -49,6 +49,8 @@ type Config struct {
 	Driver               site.Driver
 	// CaptureArgv starts a capture process, without its arguments.
 	CaptureArgv []string
+	// Version of the program, for reports.
+	Version string
 	// SpoolDir keeps what a slow or broken link holds up; by default a folder
 	// of Dir. SpoolLimits bound each group's spool; negative Bytes: there is
 	// none.
@@ -64,6 +66,7 @@ type Gateway struct {
 	driver site.Driver
 	ledger *control.Ledger
 	events *eventLog
+	host   hostWatch
 
 	standby *standby.Host
 	link    *link.Server

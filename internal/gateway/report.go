@@ -93,7 +93,7 @@ func (g *Gateway) runReports(ctx context.Context, cfg *tls.Config) error {
 func (g *Gateway) reportOnce(ctx context.Context, rep *control.Reporter, watch *machineWatch) time.Duration {
 	events, next := g.events.pending()
 	r := control.Report{Gateway: g.cfg.Name, Time: time.Now().UTC(), Groups: g.groupReports(), Events: events, Revoked: identity.Digest(g.cfg.Identity.Revocations())}
-	r.Machines = watch.changes(ctx, g)
+	r.Machines, r.Host = watch.changes(ctx, g), g.hostReport(ctx)
 	desired, err := rep.Report(ctx, r)
 	if err != nil {
 		watch.forget()

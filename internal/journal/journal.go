@@ -142,6 +142,7 @@ type Status struct {
 	Segments      int            `json:"segments"`
 	Bytes         int64          `json:"bytes"` // of redo on disk
 	StaleFrames   int64          `json:"staleFrames"`
+	NoRoom        bool           `json:"noRoom"` // nothing more is taken
 	Seeded        bool           `json:"seeded"`
 	Owner         string         `json:"owner"` // "journal" or "vm"
 	Disks         []dr.GroupDisk `json:"disks"`

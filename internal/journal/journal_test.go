@@ -326,6 +326,9 @@ func testNoRoom(t *testing.T, reserve int64) {
 	if refused == 0 {
 		t.Fatal("never out of room")
 	}
+	if !w.j.Status().NoRoom {
+		t.Error("the status says that there is room")
+	}
 	// Sealing a segment takes an index page or a few of it, which is why there
 	// is more in the reserve than the fold batches.
 	if free, _ := w.mem.Free("/j"); free < reserve-32<<10 {
@@ -334,6 +337,9 @@ func testNoRoom(t *testing.T, reserve int64) {
 	w.sync()
 	w.checkAll()
 	w.mem.SetRoom(10 << 20)
+	if w.j.Status().NoRoom {
+		t.Error("the status says that there is no room")
+	}
 	w.opWrites()
 	w.beacon()
 	w.sync()

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"rebound/internal/dr"
@@ -41,6 +42,8 @@ type Journal struct {
 	appendMu    sync.Mutex // one writer; guards the two below
 	nextSegment uint64
 	roomLeft    int64 // that may be appended before the volume is asked again
+
+	full atomic.Bool // the newest frame found no room
 
 	syncMu sync.Mutex // one sync at a time
 

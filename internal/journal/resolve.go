@@ -260,11 +260,12 @@ func (j *Journal) inDiskOrder(list []machineVersion) []machineVersion {
 
 // Status returns the journal at a glance.
 func (j *Journal) Status() Status {
-	m := j.man.get()
+	m, full := j.man.get(), j.noRoom()
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	s := Status{
-		Group: m.Group, Generation: j.gen, Anchor: m.Anchor.Position, Durable: j.durable, Appended: j.head,
+		NoRoom: full,
+		Group:  m.Group, Generation: j.gen, Anchor: m.Anchor.Position, Durable: j.durable, Appended: j.head,
 		Confirmed: j.newest(), Points: len(j.points()), Segments: len(j.segs), StaleFrames: j.stale,
 		Seeded: m.Seeded, Owner: m.Owner, Disks: j.disks, BasePaths: m.BasePaths, Views: slices.Clone(m.Views),
 	}

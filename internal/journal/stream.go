@@ -117,6 +117,7 @@ func (j *Journal) Append(frame []byte) error {
 // as it was, and the frame may be sent again.
 func (j *Journal) volumeError(what string, err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		j.full.Store(true)
 		return problem.Wrap(err, problem.NoRoom, "the volume of %s is full", j.dir)
 	}
 	return fmt.Errorf("%s: %w", what, err)
@@ -203,10 +204,30 @@ func (j *Journal) checkRoom(n int64) error {
 	}
 	if free-n < j.reserve {
 		j.roomLeft = 0
+		j.full.Store(true)
 		return problem.New(problem.NoRoom, "%s has %d bytes free, of which %d are reserved", j.dir, free, j.reserve)
 	}
+	j.full.Store(false)
 	j.roomLeft = min(4<<20, free-n-j.reserve)
 	return nil
+}
+
+// roomAgain is how much above the reserve must be free before the journal is said
+// to have room again: more than a frame.
+const roomAgain = 2 << 20
+
+// noRoom reports whether the journal refused the newest frame for want of room, and
+// there is none still.
+func (j *Journal) noRoom() bool {
+	if !j.full.Load() {
+		return false
+	}
+	free, err := j.fs.Free(j.dir)
+	if err == nil && free >= max(j.reserve, 0)+roomAgain {
+		j.full.Store(false)
+		return false
+	}
+	return true
 }
 
 // segmentFor returns the segment that takes the frame. appendMu is held.

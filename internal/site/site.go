@@ -185,6 +185,19 @@ type SourceExporter interface {
 	ExportSource(ctx context.Context, name dr.MachineName, disk dr.DiskID) (socket, export string, err error)
 }
 
+// DiskWatcher sees the disks of a running machine that its definition does not
+// name: those that somebody added since it started or was imported. Only writable
+// hard disks count. A machine that does not run has none.
+type DiskWatcher interface {
+	ExtraDisks(ctx context.Context, name dr.MachineName) ([]ExtraDisk, error)
+}
+
+// ExtraDisk is one such disk, by the site's name for it.
+type ExtraDisk struct {
+	Name      string
+	SizeBytes int64
+}
+
 // Quiescer makes a machine write no more, for good, while its hypervisor
 // process, its bitmaps and its capture stay: on return every write it made has
 // reached its capture targets. Graceful asks the guest to power off and gives

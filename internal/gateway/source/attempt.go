@@ -323,11 +323,17 @@ func (a *attempt) resume(ctx context.Context, m dr.MachineName) error {
 
 // define records every member's present definition where it is new.
 func (a *attempt) define(ctx context.Context) error {
+	var open []control.UnprotectedDisk
 	for _, m := range members(a.spec) {
 		def, err := a.g.cap.Definition(ctx, m)
 		if err != nil {
 			return fmt.Errorf("read definition of %s: %w", m, err)
 		}
+		more, err := a.unprotected(ctx, def)
+		if err != nil {
+			return fmt.Errorf("look at disks of %s: %w", m, err)
+		}
+		open = append(open, more...)
 		if !a.watch.newDefinition(def) {
 			continue
 		}
@@ -335,6 +341,7 @@ func (a *attempt) define(ctx context.Context) error {
 			return fmt.Errorf("record definition of %s: %w", m, err)
 		}
 	}
+	a.g.show(func(p *progress) { p.unprotected = open })
 	return nil
 }
 

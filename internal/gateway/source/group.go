@@ -86,6 +86,10 @@ type progress struct {
 	sync     control.Progress
 	durable  dr.Position
 	counters capture.Counters
+	// unprotected are disks of members that are not replicated; breaks and
+	// restarts are when the stream broke and the capture process ended.
+	unprotected      []control.UnprotectedDisk
+	breaks, restarts recently
 }
 
 // Open reads a group's state and goes on with what it was doing.
@@ -338,13 +342,14 @@ func (g *Group) runner() (*runner, error) {
 func (g *Group) Report() control.GroupReport {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	c := g.last.counters
+	c, now := g.last.counters, time.Now()
 	return control.GroupReport{
 		Group: g.cfg.Group, Generation: g.st.Generation, Source: true, Phase: g.last.phase, Sync: g.last.sync,
-		Durable: g.last.durable, Problem: g.last.problem,
+		Durable: g.last.durable, Problem: g.last.problem, Unprotected: g.last.unprotected,
+		BreaksLastHour: len(g.last.breaks.since(now)), CaptureRestarts: len(g.last.restarts.since(now)),
 		Counters: control.Counters{
 			RawBytes: c.RawBytes, SyncBytes: c.SyncBytes, CompressedBytes: c.CompressedBytes,
-			SentBytes: c.SentBytes, RingBytes: c.RingBytes, SpoolBytes: g.spoolBacklog(), DroppedDiscards: c.Discards,
+			SentBytes: c.SentBytes, RingBytes: c.RingBytes, RingLimit: c.RingLimit, SpoolBytes: g.spoolBacklog(), DroppedDiscards: c.Discards,
 		},
 	}
 }

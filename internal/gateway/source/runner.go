@@ -122,6 +122,9 @@ func (r *runner) loop(ctx context.Context) {
 		}
 		// Told first: a hypervisor may take its time to let go.
 		r.broke(err)
+		if a.captureDied() {
+			r.g.show(func(p *progress) { p.restarts.add(time.Now()) })
+		}
 		a.finish(endCapture)
 		r.settle(err)
 		if a.streamed {
@@ -139,7 +142,10 @@ func (r *runner) loop(ctx context.Context) {
 // broke tells of an attempt that ended by itself.
 func (r *runner) broke(err error) {
 	r.g.cfg.Log.Warn("replication broke", "error", err)
-	r.g.show(func(p *progress) { p.phase, p.problem = control.PhaseTracking, text(err) })
+	r.g.show(func(p *progress) {
+		p.phase, p.problem = control.PhaseTracking, text(err)
+		p.breaks.add(time.Now())
+	})
 	if !fencedElsewhere(err) || r.told == text(err) {
 		return
 	}

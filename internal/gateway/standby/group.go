@@ -307,6 +307,10 @@ func (g *group) report() control.GroupReport {
 	if newest := g.jrn.Points(journal.Filter{Limit: 1}); len(newest) > 0 {
 		rep.NewestPointTime = newest[0].Time
 	}
+	if newest := g.jrn.Points(journal.Filter{Limit: 1, Kind: dr.AppConsistent}); len(newest) > 0 {
+		rep.NewestAppTime = newest[0].Time
+	}
+	rep.NoRoom = st.NoRoom
 	switch {
 	case g.set.Phase == phaseCommitting:
 		rep.Phase = control.PhaseCommitting

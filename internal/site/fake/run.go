@@ -24,6 +24,7 @@ type run struct {
 	targets map[dr.DiskID]*nbd.Client // attached captures; nil ones have failed
 	bitmaps map[string]map[dr.DiskID]*extent.Set
 	source  *sourceServer // of ExportSource
+	extra   []site.ExtraDisk
 }
 
 // start switches a machine on; d.mu is held.

@@ -271,7 +271,7 @@ func (r *reader) disk(ctx context.Context, row deviceRow) (d foundDisk, ok bool,
 	if err != nil {
 		return d, false, err
 	}
-	if kind == "scsi-cd" || kind == "ide-cd" || kind == "floppy" || strings.HasPrefix(kind, "cfi.pflash") {
+	if noHardDisk(kind) {
 		return d, false, nil
 	}
 	bus, known := map[string]string{"virtio-blk-device": "virtio", "scsi-hd": "scsi", "ide-hd": "sata"}[kind]
