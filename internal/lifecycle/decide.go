@@ -53,9 +53,37 @@ func wrongState(row Row, f Facts) *Refusal {
 	return &Refusal{problem.OperationNotAllowed, fmt.Sprintf("The item is %s.", f.State), remedy}
 }
 
+// Rulebook decides with a table of guards; Rules has the real one.
+type Rulebook struct{ guards map[GuardName]Guard }
+
+// NewRulebook returns a rulebook of other guards than Guards, as tests do that
+// leave one out; nil means Guards.
+func NewRulebook(guards map[GuardName]Guard) Rulebook {
+	if guards == nil {
+		guards = Guards()
+	}
+	return Rulebook{guards}
+}
+
 // Check is Decide as an error for the API: a problem with the refusal's code.
-func Check(op Operation, f Facts) error {
-	r := Decide(op, f)
+func (b Rulebook) Check(op Operation, f Facts) error { return refused(op, decide(op, f, b.guards)) }
+
+// Recheck runs op's guards again while its own job is at work: what the
+// gateways found meanwhile may refuse what could not be known at the start.
+func (b Rulebook) Recheck(op Operation, f Facts) error {
+	row, ok := RowOf(op)
+	if !ok {
+		return nil
+	}
+	f.RunningJob = ""
+	f.State = row.From[0]
+	return refused(op, decide(op, f, b.guards))
+}
+
+// Check is Rulebook.Check with the real guards.
+func Check(op Operation, f Facts) error { return refused(op, Decide(op, f)) }
+
+func refused(op Operation, r *Refusal) error {
 	if r == nil {
 		return nil
 	}
@@ -66,14 +94,17 @@ func Check(op Operation, f Facts) error {
 
 // Allowed returns a line for every operation but Protect, which is asked of
 // machines and not of items.
-func Allowed(f Facts) []OperationStatus {
+func Allowed(f Facts) []OperationStatus { return NewRulebook(nil).Allowed(f) }
+
+// Allowed is the function of that name, with the rulebook's guards.
+func (b Rulebook) Allowed(f Facts) []OperationStatus {
 	var out []OperationStatus
 	for _, row := range Table() {
 		if row.Operation == Protect {
 			continue
 		}
 		s := OperationStatus{Name: row.Operation, Allowed: true}
-		if r := Decide(row.Operation, f); r != nil {
+		if r := decide(row.Operation, f, b.guards); r != nil {
 			s.Allowed, s.Reason, s.Remedy, s.Code = false, r.Reason, r.Remedy, r.Code
 		}
 		out = append(out, s)

@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"fmt"
+	"maps"
 	"time"
 
 	"rebound/internal/dr"
@@ -43,6 +44,10 @@ type Facts struct {
 	AgentRequired bool
 	AgentPending  []dr.MachineName
 	PendingSince  time.Time
+	// Now is the vault's clock.
+	Now time.Time
+	// Ends is nil where the operation needs none, or nobody asked.
+	Ends *Ends
 	// Force accepts that an unreachable site is not cleaned up (disable).
 	Force bool
 }
@@ -83,7 +88,7 @@ type Guard func(op Operation, f Facts) *Refusal
 
 // Guards returns every guard by name, built anew at each call.
 func Guards() map[GuardName]Guard {
-	return map[GuardName]Guard{
+	all := map[GuardName]Guard{
 		NoOtherJob:       guardNoOtherJob,
 		WholeGroup:       guardWholeGroup,
 		RightDirection:   guardRightDirection,
@@ -107,6 +112,8 @@ func Guards() map[GuardName]Guard {
 		ActiveRuns:       guardActiveRuns,
 		AgentRegistered:  guardAgent,
 	}
+	maps.Copy(all, endGuards())
+	return all
 }
 
 func guardNoOtherJob(_ Operation, f Facts) *Refusal {
@@ -222,13 +229,25 @@ func guardActiveRuns(_ Operation, f Facts) *Refusal {
 	return &Refusal{problem.MachineNotRunning, "Not every machine runs at the active site.", "Start it, then reprotect again."}
 }
 
+// AgentWindow is how long an agent may take to register after its machine
+// started (Azure Site Recovery's number). Within it waiting helps.
+const AgentWindow = 15 * time.Minute
+
 func guardAgent(_ Operation, f Facts) *Refusal {
 	if !f.AgentRequired || len(f.AgentPending) == 0 {
 		return nil
 	}
+	since := f.PendingSince.UTC().Format(time.RFC3339)
+	if f.Now.Sub(f.PendingSince) < AgentWindow {
+		return &Refusal{
+			problem.AgentNotInstalled,
+			fmt.Sprintf("The agent of %v has not registered; registration is pending since %s and can take up to 15 minutes after a start.", f.AgentPending, since),
+			"Wait a few minutes and run it again; nothing else is needed.",
+		}
+	}
 	return &Refusal{
 		problem.AgentNotInstalled,
-		fmt.Sprintf("The agent of %v has not registered; registration is pending since %s and can take up to 15 minutes after a start.", f.AgentPending, f.PendingSince.UTC().Format(time.RFC3339)),
-		"Wait a few minutes and run it again; nothing else is needed.",
+		fmt.Sprintf("The agent of %v did not register: registration is pending since %s, longer than the 15 minutes that it may take.", f.AgentPending, since),
+		"Install or start the agent in the machine and let it reach the vault ('rebound agent'), then run it again.",
 	}
 }

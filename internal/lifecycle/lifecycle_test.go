@@ -91,6 +91,7 @@ func TestEveryGuardMatters(t *testing.T) {
 		{ActiveRuns, Reprotect, bad(Committed, func(f *Facts) { f.ActiveRunning = false }), problem.MachineNotRunning},
 		{AgentRegistered, Reprotect, bad(Committed, func(f *Facts) { f.AgentRequired = true; f.AgentPending = []dr.MachineName{"vm1"} }), problem.AgentNotInstalled},
 	}
+	cases = append(cases, endCases()...)
 	covered := map[GuardName]bool{}
 	for _, c := range cases {
 		covered[c.guard] = true

@@ -86,7 +86,7 @@ func Table() []Row {
 		},
 		{
 			Operation: Failback, From: append(slices.Clone(withPoints), FailoverFailed), During: FailingOver, Then: CommitPending, FailedAfter: FailoverFailed,
-			Guards:    []GuardName{NoOtherJob, WholeGroup, RightDirection, NoTestRunning, StandbyGatewayUp, HasPoint},
+			Guards:    []GuardName{NoOtherJob, WholeGroup, RightDirection, NoTestRunning, StandbyGatewayUp, HasPoint, SiteAnswers},
 			Ask:       asks(map[State]string{CommitPending: pendingChoice}),
 			Otherwise: waitJob,
 		},
@@ -111,7 +111,7 @@ func Table() []Row {
 		},
 		{
 			Operation: Reprotect, From: []State{Committed}, During: Reprotecting, Then: InitialSync, FailedBefore: Committed, FailedAfter: Committed,
-			Guards: []GuardName{NoOtherJob, WholeGroup, BothGatewaysUp, SourceExists, ActiveRuns, AgentRegistered},
+			Guards: []GuardName{NoOtherJob, WholeGroup, OneMasterTarget, ProcessServerFits, MasterTargetFits, BothGatewaysUp, SourceExists, ActiveRuns, AgentRegistered, SiteAnswers, NoSnapshots, DisksReturn, IdentityFree, DisksFit, RetentionFits, DatastoreFits, PathOpen},
 			Ask: asks(map[State]string{
 				InitialSync: protectedAlready, WaitingForFirstPoint: protectedAlready, Protected: protectedAlready,
 				Paused: protectedAlready, Tracking: protectedAlready, Resynchronising: protectedAlready,

@@ -14,7 +14,6 @@ const (
 	SnapshotsPresent   Code = "SnapshotsPresent"
 	CannotComeHome     Code = "CannotComeHome"
 	IdentityClash      Code = "IdentityClash"
-	MachineGone        Code = "MachineGone"
 )
 
 // prerequisites are the problems of these codes.
@@ -31,5 +30,4 @@ var prerequisites = map[Code]Problem{
 	SnapshotsPresent:   {Kind: Conflict, Title: "Disks of the machine at the target have snapshots", RecommendedAction: "Delete the named snapshots (or copy what they hold), then reprotect again."},
 	CannotComeHome:     {Kind: Conflict, Title: "The machine at the target cannot take its disks back", PossibleCauses: []string{"It was imported with disks that are no raw files", "Its disk files are gone"}, RecommendedAction: "Convert the named disks to raw and import the machine again, or delete it at the target: then it is made anew."},
 	IdentityClash:      {Kind: Conflict, Title: "Another machine at the target has the same identity", PossibleCauses: []string{"It was cloned from the same template"}, RecommendedAction: "Give the other machine a UUID and serial numbers of its own, or remove it, then reprotect again."},
-	MachineGone:        {Kind: Conflict, Title: "A machine of the group is not at the active site any more", PossibleCauses: []string{"It was deleted by hand after the failover"}, RecommendedAction: "Bring the machine back from its disks, or disable the protection: there is nothing left to replicate."},
 }
