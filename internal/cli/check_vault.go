@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"rebound/internal/vault/client"
+	"rebound/internal/vault/health"
 	"rebound/internal/vault/live"
 	"rebound/internal/vault/rest"
 )
@@ -68,8 +69,8 @@ func (c *checker) skew(name string, off time.Duration, text string) {
 	switch {
 	case off.Abs() > live.SkewRefuse:
 		c.add(checkFail, name, remedy, "%s: more than %v, protection would be refused", text, live.SkewRefuse)
-	case off.Abs() > live.SkewWarn:
-		c.add(checkWarn, name, remedy, "%s: more than %v", text, live.SkewWarn)
+	case off.Abs() > health.SkewWarning:
+		c.add(checkWarn, name, remedy, "%s: more than %v", text, health.SkewWarning)
 	default:
 		c.add(checkOK, name, "", "%s", text)
 	}

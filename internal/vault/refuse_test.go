@@ -348,7 +348,7 @@ func TestClockAnHourOff(t *testing.T) {
 		return err == nil && r.Basis == "stream" && *r.Seconds < 5 && *r.Seconds >= 0
 	})
 	l.home.SetClock(0)
-	l.wantEvent("ClockSkewEnded")
+	l.wantEvent("ClockSkewCleared")
 }
 
 func TestRPOGrowsAfterTheLastReport(t *testing.T) {

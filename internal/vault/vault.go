@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -26,8 +27,10 @@ import (
 	"rebound/internal/orchestrator"
 	"rebound/internal/vault/api"
 	"rebound/internal/vault/live"
+	"rebound/internal/vault/monitor"
 	"rebound/internal/vault/rest"
 	"rebound/internal/vault/store"
+	"rebound/internal/vault/webhook"
 )
 
 // The files of a vault's directory that others read.
@@ -124,9 +127,20 @@ func run(ctx context.Context, c Config, st *store.Store, ca *identity.CA, ln net
 	if err != nil {
 		return err
 	}
-	srv := api.New(ctx, api.Config{Store: st, Live: mem, Jobs: jobs, Hub: hub, CA: ca, CertificateLife: c.CertificateLife, Log: c.Log, Now: c.Now, Version: c.Version})
+	watch, err := monitor.Open(ctx, monitor.Config{
+		Store: st, Live: mem, Connected: hub.Connected, Vault: ca.Vault(), CAEnds: ca.Ends(), Dir: c.Dir, Log: c.Log, Now: c.Now,
+	})
+	if err != nil {
+		return errors.Join(err, jobs.Close())
+	}
+	hooks := webhook.New(webhook.Config{Store: st, Vault: ca.Vault(), Log: c.Log, Now: c.Now})
+	srv := api.New(ctx, api.Config{Store: st, Live: mem, Jobs: jobs, Hub: hub, Health: watch, Hooks: hooks, CA: ca, CertificateLife: c.CertificateLife, Log: c.Log, Now: c.Now, Version: c.Version})
 	server.Store(srv)
 	hs := &http.Server{Handler: srv, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: slog.NewLogLogger(c.Log.Handler(), slog.LevelDebug)}
+	var beside sync.WaitGroup
+	side, endSide := context.WithCancel(context.WithoutCancel(ctx))
+	beside.Go(func() { watch.Run(side) })
+	beside.Go(func() { hooks.Run(side) })
 	served := make(chan error, 1)
 	go func() { served <- hs.Serve(ln) }()
 	if c.Ready != nil {
@@ -139,6 +153,8 @@ func run(ctx context.Context, c Config, st *store.Store, ca *identity.CA, ln net
 	// Jobs first: a step that is cut short must not see its gateway go away
 	// and take that for a failure.
 	closeErr := jobs.Close()
+	endSide()
+	beside.Wait()
 	srv.Close()
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()

@@ -28,12 +28,6 @@ const (
 	snapshotEvery = 10 * time.Second
 )
 
-type staleKey struct {
-	gateway    dr.GatewayID
-	group      dr.GroupID
-	generation dr.Generation
-}
-
 // peer returns the certificate's name after checking its role.
 func peer(r *http.Request, role identity.Role) (name string, cert *x509.Certificate, err error) {
 	if r.TLS == nil {
@@ -262,7 +256,7 @@ func (s *Server) report(w http.ResponseWriter, r *http.Request) {
 func (s *Server) takeReport(ctx context.Context, gw store.Gateway, rep control.Report) (control.Desired, error) {
 	now := s.Now()
 	out := s.Live.Report(gw.ID, rep, now)
-	events := s.reportEvents(gw, rep, out.SkewBegan, out.SkewEnded, out.Offset, now)
+	events := reportEvents(gw, rep)
 	d := control.Desired{Time: now.UTC(), Groups: []control.DesiredGroup{}, SendAll: out.First}
 	var groups []store.Group
 	policies := map[dr.GroupID]*control.PolicySettings{}
@@ -290,8 +284,9 @@ func (s *Server) takeReport(ctx context.Context, gw store.Gateway, rep control.R
 		if s.dueSnapshot(g.ID, now) {
 			keep = append(keep, g)
 		}
-		if e, stale := s.staleSource(gw, &g, rep, now); stale {
-			events = append(events, e)
+		if isStale(gw, &g, rep) {
+			s.Live.SawStale(g.ID, gw.ID, now)
+			s.Health.Kick()
 		}
 	}
 	if len(moved)+len(keep)+len(events)+len(rep.Machines) == 0 {
@@ -377,39 +372,18 @@ func (s *Server) dueSnapshot(id dr.GroupID, now time.Time) bool {
 	return true
 }
 
-func (s *Server) reportEvents(gw store.Gateway, rep control.Report, skewed, mended bool, off time.Duration, now time.Time) []rest.Event {
+func reportEvents(gw store.Gateway, rep control.Report) []rest.Event {
 	var out []rest.Event
-	if skewed {
-		out = append(out, rest.Event{
-			Time: now.UTC(), Code: string(problem.ClockSkew), Severity: "warning", Site: gw.Site, Gateway: gw.ID,
-			Text: fmt.Sprintf("the clock of gateway %s differs from the vault's by %s", gw.ID, off.Round(time.Second)),
-		})
-	}
-	if mended {
-		out = append(out, rest.Event{Time: now.UTC(), Code: "ClockSkewEnded", Severity: "info", Site: gw.Site, Gateway: gw.ID, Text: fmt.Sprintf("the clock of gateway %s agrees with the vault's again", gw.ID)})
-	}
 	for _, e := range rep.Events {
 		out = append(out, rest.Event{Time: e.Time.UTC(), Code: e.Code, Severity: e.Severity, Site: gw.Site, Gateway: gw.ID, Group: e.Group, Machine: e.Machine, Text: e.Text})
 	}
 	return out
 }
 
-// staleSource notices, once, a source that comes back with an older
-// generation; the answer to its report makes it fence itself.
-func (s *Server) staleSource(gw store.Gateway, g *store.Group, rep control.Report, now time.Time) (rest.Event, bool) {
-	for _, r := range rep.Groups {
-		if r.Group != g.ID || !r.Source || r.Generation >= g.Generation || gw.Site == g.Active || r.Phase == control.PhaseFenced {
-			continue
-		}
-		key := staleKey{gw.ID, g.ID, g.Generation}
-		s.mu.Lock()
-		seen := s.stale[key]
-		s.stale[key] = true
-		s.mu.Unlock()
-		return rest.Event{
-			Time: now.UTC(), Code: "StalePrimary", Severity: "critical", Site: gw.Site, Gateway: gw.ID, Group: g.ID,
-			Text: fmt.Sprintf("gateway %s came back as the source of %s with generation %d; the group is at %d and active at %s", gw.ID, g.ID, r.Generation, g.Generation, g.Active),
-		}, !seen
-	}
-	return rest.Event{}, false
+// isStale notices a source that comes back with an older generation; the answer
+// to its report makes it fence itself.
+func isStale(gw store.Gateway, g *store.Group, rep control.Report) bool {
+	return gw.Site != g.Active && slices.ContainsFunc(rep.Groups, func(r control.GroupReport) bool {
+		return r.Group == g.ID && r.Source && r.Generation < g.Generation && r.Phase != control.PhaseFenced
+	})
 }

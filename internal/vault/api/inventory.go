@@ -13,6 +13,7 @@ import (
 	"rebound/internal/dr"
 	"rebound/internal/identity"
 	"rebound/internal/problem"
+	"rebound/internal/vault/health"
 	"rebound/internal/vault/rest"
 	"rebound/internal/vault/store"
 )
@@ -82,6 +83,8 @@ func (s *Server) siteView(tx *store.Tx, row store.Site) (rest.Site, error) {
 	for _, g := range gws {
 		v.Gateways = append(v.Gateways, g.ID)
 	}
+	open, _ := s.Health.Conditions()
+	grade(&v.Health, &v.Conditions, health.OfSite(open, row.ID))
 	return v, err
 }
 
@@ -142,10 +145,14 @@ func (s *Server) deleteSite(ctx context.Context, in *SiteIn) (*struct{}, error) 
 
 func (s *Server) gatewayView(g store.Gateway) rest.Gateway {
 	seen, off := s.Live.Gateway(g.ID)
-	return rest.Gateway{
+	v := rest.Gateway{
 		ID: g.ID, Site: g.Site, State: g.State, Connected: s.Hub.Connected(g.ID), LastSeen: seen, DataAddr: g.DataAddr,
 		ClockOffsetSeconds: off.Seconds(), CertificateEnds: g.CertificateEnds,
 	}
+	v.Host, _ = s.Live.Host(g.ID)
+	open, _ := s.Health.Conditions()
+	grade(&v.Health, &v.Conditions, health.OfGateway(open, g.ID))
+	return v
 }
 
 type gatewayIn struct {

@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -14,7 +13,7 @@ import (
 	"rebound/internal/orchestrator"
 	"rebound/internal/problem"
 	"rebound/internal/site"
-	"rebound/internal/vault/live"
+	"rebound/internal/vault/health"
 	"rebound/internal/vault/rest"
 	"rebound/internal/vault/store"
 )
@@ -200,7 +199,9 @@ func (s *Server) showItem(ctx context.Context, in *IDIn) (*reply[rest.Item], err
 }
 
 func itemOf(g rest.Group, m rest.Member) rest.Item {
-	return rest.Item{ID: m.Item, Group: g.ID, Member: m, Replication: g.Replication}
+	r := g.Replication
+	grade(&r.Health, &r.Conditions, health.WithoutOthers(g.Conditions, m.Item))
+	return rest.Item{ID: m.Item, Group: g.ID, Member: m, Replication: r}
 }
 
 // viewOf builds what the API shows of a group, allowed operations included.
@@ -228,7 +229,7 @@ func (s *Server) viewOf(tx *store.Tx, g *store.Group, lone bool) (rest.Group, er
 			out.Problem = stb.Report.Problem
 		}
 	}
-	s.health(g, f, &out.Replication)
+	s.gradeGroup(g, &out.Replication)
 	for _, m := range g.Members {
 		v, err := s.memberView(tx, g, m)
 		if err != nil {
@@ -237,39 +238,6 @@ func (s *Server) viewOf(tx *store.Tx, g *store.Group, lone bool) (rest.Group, er
 		out.Members = append(out.Members, v)
 	}
 	return out, nil
-}
-
-// health grades a group; the first reason found is the one shown.
-func (s *Server) health(g *store.Group, f lifecycle.Facts, out *rest.Replication) {
-	out.Health = "ok"
-	worse := func(level, why string) {
-		if out.Health == "ok" || out.Health == "warning" && level == "critical" {
-			out.Health = level
-		}
-		if out.Problem == "" {
-			out.Problem = why
-		}
-	}
-	switch {
-	case g.State == lifecycle.FailoverFailed:
-		worse("critical", "a failover did not start every machine")
-	case g.State == lifecycle.Tracking:
-		worse("critical", "replication is broken")
-	case g.State.Replicating() && !f.StandbyUp:
-		worse("critical", fmt.Sprintf("gateway %s is away", f.StandbyGateway))
-	case g.State.Replicating() && !f.ActiveUp:
-		worse("critical", fmt.Sprintf("gateway %s is away", f.ActiveGateway))
-	case g.State == lifecycle.Paused, g.State == lifecycle.Resynchronising, g.State == lifecycle.Committed:
-		worse("warning", "")
-	}
-	if out.RPO.Exceeded && g.State.Replicating() {
-		worse("critical", "the RPO is over its threshold")
-	}
-	for _, gw := range []dr.GatewayID{g.HomeGateway, g.RecoveryGateway} {
-		if _, off := s.Live.Gateway(gw); off.Abs() > live.SkewWarn {
-			worse("warning", fmt.Sprintf("the clock of gateway %s is off by %s", gw, off.Round(time.Second)))
-		}
-	}
 }
 
 func (s *Server) memberView(tx *store.Tx, g *store.Group, m store.Member) (rest.Member, error) {

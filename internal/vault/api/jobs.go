@@ -116,6 +116,11 @@ func (s *Server) status(ctx context.Context, _ *struct{}) (*reply[rest.Status], 
 				out.GatewaysConnected++
 			}
 		}
+		h, err := s.showHealth(ctx, nil)
+		if err != nil {
+			return err
+		}
+		out.Health, out.Critical, out.Warning = h.Body.Health, h.Body.Critical, h.Body.Warning
 		for _, j := range jobs {
 			out.RunningJobs = append(out.RunningJobs, j.ID)
 		}

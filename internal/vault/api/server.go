@@ -19,23 +19,27 @@ import (
 	"rebound/internal/problem"
 	"rebound/internal/vault/auth"
 	"rebound/internal/vault/live"
+	"rebound/internal/vault/monitor"
 	"rebound/internal/vault/rest"
 	"rebound/internal/vault/store"
+	"rebound/internal/vault/webhook"
 )
 
 // Config of a server; all fields are needed.
 type Config struct {
-	Store   *store.Store
-	Live    *live.State
-	Jobs    *orchestrator.Orchestrator
-	Hub     *control.Hub
-	CA      *identity.CA
+	Store  *store.Store
+	Live   *live.State
+	Jobs   *orchestrator.Orchestrator
+	Hub    *control.Hub
+	Health *monitor.Monitor
+	Hooks  *webhook.Sender
+	CA     *identity.CA
 	// CertificateLife is how long the certificates of gateways and agents
 	// last; 0 means 90 days.
 	CertificateLife time.Duration
-	Log     *slog.Logger
-	Now     func() time.Time
-	Version string
+	Log             *slog.Logger
+	Now             func() time.Time
+	Version         string
 }
 
 // Server answers every request that reaches the vault.
@@ -48,7 +52,6 @@ type Server struct {
 
 	mu       sync.Mutex
 	fresh    map[dr.GatewayID]chan struct{}
-	stale    map[staleKey]bool
 	snapshot map[dr.GroupID]time.Time
 }
 
@@ -58,7 +61,7 @@ func New(ctx context.Context, c Config) *Server {
 	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s := &Server{
 		Config: c, mux: http.NewServeMux(), base: base, cancel: cancel,
-		fresh: map[dr.GatewayID]chan struct{}{}, stale: map[staleKey]bool{}, snapshot: map[dr.GroupID]time.Time{},
+		fresh: map[dr.GatewayID]chan struct{}{}, snapshot: map[dr.GroupID]time.Time{},
 	}
 	s.routes()
 	return s
@@ -86,6 +89,8 @@ func (s *Server) routes() {
 	s.jobRoutes(api)
 	s.targetSettingRoutes(api)
 	s.adminRoutes(api)
+	s.healthRoutes(api)
+	s.webhookRoutes(api)
 
 	s.mux.HandleFunc("GET "+control.ConnectPath, s.connect)
 	s.mux.HandleFunc("POST "+control.ReportPath, s.report)

@@ -18,9 +18,9 @@ const (
 	// caWarning: Azure gives notice of a server's certificate two months before.
 	caWarning  = 60 * day
 	caCritical = 14 * day
-	// skewWarning is where RPO values become doubtful, skewCritical where new
+	// SkewWarning is where RPO values become doubtful, skewCritical where new
 	// protections are refused; skewClear ends the warning.
-	skewWarning  = 30 * time.Second
+	SkewWarning  = 30 * time.Second
 	skewClear    = 20 * time.Second
 	skewCritical = 5 * time.Minute
 	// volumeSlack is how many percent above a limit a volume must be to be well again.
@@ -150,7 +150,7 @@ func gatewayRows() []Row {
 			switch {
 			case !g.Known:
 				e.keep(o)
-			case e.over(o, off.Seconds(), skewWarning.Seconds(), skewClear.Seconds()):
+			case e.over(o, off.Seconds(), SkewWarning.Seconds(), skewClear.Seconds()):
 				e.raise(o, from(off > skewCritical), "the clock of gateway %s differs from the vault's by %s", g.ID, g.Offset.Round(time.Second))
 			}
 		}),

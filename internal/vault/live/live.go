@@ -18,9 +18,8 @@ import (
 )
 
 const (
-	// SkewWarn is the clock difference from which an event is raised,
-	// SkewRefuse the one from which new protections are refused.
-	SkewWarn   = 30 * time.Second
+	// SkewRefuse is the clock difference from which new protections are
+	// refused.
 	SkewRefuse = 5 * time.Minute
 	// offsetSamples is over how many reports the offset is the least seen:
 	// the delay on the way only ever adds to a sample.
@@ -51,7 +50,6 @@ type beat struct {
 type gatewayState struct {
 	lastSeen time.Time
 	samples  []time.Duration
-	skewed   bool
 	host     control.HostReport
 }
 
@@ -85,10 +83,8 @@ func New() *State {
 // Outcome says what a report changed in the memory.
 type Outcome struct {
 	// First: nothing was known of the gateway before.
-	First bool
-	// SkewBegan and SkewEnded say that the clocks came apart or together.
-	SkewBegan, SkewEnded bool
-	Offset               time.Duration
+	First  bool
+	Offset time.Duration
 }
 
 // Report takes in a gateway's report, received at now (the vault's clock).
@@ -103,9 +99,6 @@ func (s *State) Report(gw dr.GatewayID, rep control.Report, now time.Time) Outco
 	g.lastSeen, g.host = now, rep.Host
 	g.sample(now.Sub(rep.Time))
 	out := Outcome{First: !known, Offset: g.offset()}
-	skewed := out.Offset.Abs() > SkewWarn
-	out.SkewBegan, out.SkewEnded = skewed && !g.skewed, !skewed && g.skewed
-	g.skewed = skewed
 	for _, r := range rep.Groups {
 		gs, ok := s.groups[r.Group]
 		if !ok {

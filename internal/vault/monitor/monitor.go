@@ -70,7 +70,14 @@ type Monitor struct {
 // Open reads what was open when the vault stopped.
 func Open(ctx context.Context, cfg Config) (*Monitor, error) {
 	m := &Monitor{cfg: cfg, started: cfg.Now(), kick: make(chan struct{}, 1), seen: map[dr.GatewayID]time.Time{}, proofs: map[dr.GroupID]proof{}}
-	err := cfg.Store.View(ctx, func(tx *store.Tx) error {
+	err := cfg.Store.Update(ctx, func(tx *store.Tx) error {
+		born, err := tx.Meta(createdKey)
+		if err == nil && born == "" {
+			err = tx.SetMeta(createdKey, m.started.UTC().Format(time.RFC3339))
+		}
+		if err != nil {
+			return err
+		}
 		open, err := tx.OpenConditions()
 		m.tracker = health.NewTracker(open)
 		m.open = m.tracker.Open()
