@@ -46,6 +46,7 @@ type Commands interface {
 	StandbyCommands
 	KeeperCommands
 	PrerequisiteCommands
+	ActionCommands
 }
 
 // MachineCommands work on the machines of the gateway's site.

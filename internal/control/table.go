@@ -45,6 +45,8 @@ func commandTable() map[string]entry {
 		query("Points", Commands.Points),
 		query("ResolvePoint", Commands.ResolvePoint),
 		command("ImportMachine", Commands.ImportMachine),
+		command("RunScript", Commands.RunScript),
+		command("CallHTTP", Commands.CallHTTP),
 		commandOnly("StartMachine", Commands.StartMachine),
 		commandOnly("StopMachine", Commands.StopMachine),
 		command("DeleteMachine", Commands.DeleteMachine),

@@ -135,6 +135,14 @@ func (r *recorder) Holdings(ctx context.Context) (Holdings, error) {
 	return Holdings{Gateway: "gw"}, r.note(ctx, "Holdings")
 }
 
+func (r *recorder) RunScript(ctx context.Context, o Origin, a ScriptRequest) (ScriptResult, error) {
+	return ScriptResult{ExitCode: 3}, r.note(ctx, "RunScript", o, a)
+}
+
+func (r *recorder) CallHTTP(ctx context.Context, o Origin, a CallRequest) (CallResult, error) {
+	return CallResult{Status: 200}, r.note(ctx, "CallHTTP", o, a)
+}
+
 func (r *recorder) SetRevoked(ctx context.Context, a []identity.Revocation) error {
 	return r.note(ctx, "SetRevoked", a)
 }

@@ -16,6 +16,7 @@ import (
 
 	"rebound/internal/control"
 	"rebound/internal/dr"
+	"rebound/internal/gateway/runbook"
 	"rebound/internal/gateway/source"
 	"rebound/internal/gateway/standby"
 	"rebound/internal/gateway/statefile"
@@ -49,6 +50,8 @@ type Config struct {
 	Driver               site.Driver
 	// CaptureArgv starts a capture process, without its arguments.
 	CaptureArgv []string
+	// Scripts says which scripts of recovery plans may run; empty means any.
+	Scripts runbook.Scripts
 	// Version of the program, for reports.
 	Version string
 	// SpoolDir keeps what a slow or broken link holds up; by default a folder
@@ -65,8 +68,10 @@ type Gateway struct {
 	log    *slog.Logger
 	driver site.Driver
 	ledger *control.Ledger
-	events *eventLog
-	host   hostWatch
+	// actions runs those of recovery plans.
+	actions *runbook.Runner
+	events  *eventLog
+	host    hostWatch
 
 	standby *standby.Host
 	link    *link.Server
@@ -109,6 +114,10 @@ func Open(ctx context.Context, cfg Config) (*Gateway, error) {
 		sources: map[dr.GroupID]*source.Group{}, fences: map[dr.GroupID]dr.Generation{}, busy: map[dr.GroupID]bool{}, poke: make(chan struct{}, 1),
 	}
 	g.events = newEventLog(g.Poke)
+	if err := g.openActions(); err != nil {
+		ledger.Close()
+		return nil, err
+	}
 	if err := g.openData(ctx); err != nil {
 		ledger.Close()
 		return nil, err

@@ -24,6 +24,7 @@ type World struct {
 	effects  []Effect
 	faults   []*Fault
 	now      func() time.Time
+	script   func(control.ScriptRequest) control.ScriptResult
 }
 
 // Effect is one thing that a gateway really did.
