@@ -78,6 +78,14 @@ func dryRunRows(t *table, d rest.DryRun) {
 		t.row("Moment", fmt.Sprintf("%s (%s, %s)", when(r.Time), r.Selector, r.Position))
 		t.row("Lost", fmt.Sprintf("%s of received history, %s", seconds(r.LostSeconds), size(r.LostBytes)))
 	}
+	if r := d.Recovered; r != nil {
+		memberMoments(t, r.Members)
+	}
+	for _, p := range d.Proofs {
+		t.row("Proof", fmt.Sprintf("%s: %s (%s)", p.Machine, p.Evidence, p.Detail))
+	}
+	listRows(t, "Loses", d.Loses)
+	listRows(t, "Creates", d.Creates)
 	listRows(t, "Deletes", d.Deletes)
 	listRows(t, "Keeps", d.Keeps)
 	listRows(t, "Warning", d.Warnings)

@@ -61,6 +61,7 @@ a site that is lost; by default it still tries to shut the source down.
 		flags: func(cmd *cobra.Command, req *rest.OperationRequest) {
 			mode.add(cmd)
 			pointFlag(cmd, req, "the moment to start from (default: latest)")
+			perMachineFlag(cmd, req)
 			cmd.Flags().StringVar(&req.ShutdownSource, "shutdown-source", "", "try, require or skip (default: try)")
 			cmd.Flags().StringVar(&req.Network, "network", "", "network for NICs whose own network the site lacks")
 		},
@@ -88,6 +89,7 @@ original ones; the commit afterwards deletes the machines at the recovery site.
 		flags: func(cmd *cobra.Command, req *rest.OperationRequest) {
 			mode.add(cmd)
 			pointFlag(cmd, req, "the moment to start from (default: latest)")
+			perMachineFlag(cmd, req)
 			cmd.Flags().StringVar(&req.ShutdownSource, "shutdown-source", "", "try, require or skip (default: require when planned, else try)")
 			cmd.Flags().StringVar(&req.Network, "network", "", "network for NICs whose own network the site lacks")
 		},
@@ -107,10 +109,11 @@ again from another moment. What they wrote since their start is lost.
   rebound change-point shop --point latest --yes`,
 		flags: func(cmd *cobra.Command, req *rest.OperationRequest) {
 			pointFlag(cmd, req, "the moment to start from (needed)")
+			perMachineFlag(cmd, req)
 			cmd.Flags().StringVar(&req.Network, "network", "", "network for NICs whose own network the site lacks")
 		},
 		check: func(req *rest.OperationRequest) error {
-			if req.Point == "" {
+			if req.Point == "" && !req.PerMachine {
 				return usageError{errors.New("--point is missing; 'rebound point list' shows what there is")}
 			}
 			return nil
@@ -124,9 +127,15 @@ func (a *app) newCommit() *cobra.Command {
 		short: "Make a failover or failback final",
 		long: `Make a failover final while the machines run: all other recovery points are deleted and
 the machines become independent of the journal. After a failback it also deletes the
-machines at the recovery site; they are listed, by name, before you confirm.`,
+machines at the recovery site; they are listed, by name, before you confirm.
+
+That commit wants proof that the machines at home run: an agent's heartbeat with a new
+boot id, an answer of the guest agent, or a probe of yours, which runs on the gateway of
+the home site. What was taken for proof is kept in the job.`,
 		example: `  rebound commit shop --dry-run
-  rebound commit shop --yes`,
+  rebound commit shop --yes
+  rebound commit shop --probe web=tcp:10.0.0.4:443 --probe db=command:check-db`,
+		flags: probeFlags,
 	})
 }
 

@@ -157,6 +157,7 @@ func replicationRows(t *table, r rest.Replication) {
 	t.row("Sent", size(cmp.Or(r.Counters.SentBytes, r.Received.SentBytes)))
 	if v := r.Recovered; v != nil {
 		t.row("Recovered from", fmt.Sprintf("%s (%s), %s of history after it", when(v.Time), v.Selector, seconds(v.LostSeconds)))
+		memberMoments(t, v.Members)
 	}
 	t.row("Running job", or(r.RunningJob))
 	t.row("Last job", or(r.LastJob))

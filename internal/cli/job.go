@@ -140,6 +140,8 @@ func jobRows(t *table, j rest.Job) {
 	if len(j.AllowedActions) > 0 {
 		t.row("Allowed", join(j.AllowedActions))
 	}
+	listRows(t, "Deletes", j.Deletes)
+	listRows(t, "Keeps", j.Keeps)
 	listRows(t, "Warning", j.Warnings)
 	for i := range j.Errors {
 		t.row("Error", &j.Errors[i])

@@ -137,7 +137,7 @@ func TestOwnMachine(t *testing.T) {
 		{"commit web", lifecycle.Committed},
 		{"reprotect web", lifecycle.Protected},
 		{"failback web", lifecycle.CommitPending},
-		{"commit web", lifecycle.Committed},
+		{"commit web --accept-running", lifecycle.Committed}, // no agent runs in it
 		{"reprotect web", lifecycle.Protected},
 	} {
 		if step.line != "" {

@@ -15,7 +15,7 @@ import (
 
 func (a *app) newPoint() *cobra.Command {
 	return a.parent("point", "Recovery points: moments to start from", "  rebound point list shop\n  rebound point create shop --name before-upgrade",
-		a.newPointList(), a.newPointCreate())
+		a.newPointList(), a.newPointChoices(), a.newPointCreate())
 }
 
 func (a *app) newPointList() *cobra.Command {

@@ -20,6 +20,7 @@ target settings or of the mapping of their networks. Replication goes on undistu
 		flags: func(cmd *cobra.Command, req *rest.OperationRequest) {
 			cmd.Flags().StringVar(&req.Network, "network", "", "name of the test network (default: that of the target settings or the mapping)")
 			pointFlag(cmd, req, "the moment to start from (default: latest-processed)")
+			perMachineFlag(cmd, req)
 		},
 	})
 }

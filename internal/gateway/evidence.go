@@ -6,12 +6,16 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"time"
 
 	"rebound/internal/control"
 	"rebound/internal/dr"
 	"rebound/internal/problem"
 	"rebound/internal/site"
 )
+
+// guestTimeout is how long a guest agent may take to answer.
+const guestTimeout = 3 * time.Second
 
 // guestAsker is the part of a driver that asks a guest through its agent.
 type guestAsker interface {
@@ -58,10 +62,10 @@ func (g *Gateway) askGuest(ctx context.Context, name dr.MachineName, state site.
 	if state != site.Running {
 		return false, fmt.Sprintf("the machine is %s", state)
 	}
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, guestTimeout)
 	defer cancel()
 	if _, err := asker.Frozen(ctx, name); err != nil {
-		return false, problem.Text(err)
+		return false, problem.Under(problem.GuestNotFrozen, err)
 	}
 	return true, ""
 }

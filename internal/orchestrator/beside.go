@@ -5,7 +5,9 @@ import (
 
 	"rebound/internal/control"
 	"rebound/internal/dr"
+	"rebound/internal/lifecycle"
 	"rebound/internal/problem"
+	"rebound/internal/vault/rest"
 	"rebound/internal/vault/store"
 )
 
@@ -15,11 +17,7 @@ func resolveTest(ctx context.Context, r *run) error {
 	if err := r.checkTargets(ctx, true); err != nil {
 		return err
 	}
-	sel := r.request().Point
-	if sel == "" {
-		sel = dr.LatestProcessed
-	}
-	res, err := r.resolve(ctx, sel)
+	res, err := r.resolve(ctx, r.selector())
 	if err != nil {
 		return err
 	}
@@ -34,7 +32,7 @@ func resolveTest(ctx context.Context, r *run) error {
 
 func startTest(ctx context.Context, r *run) error {
 	return r.each(r.long(ctx), func(ctx context.Context, m store.Member) error {
-		res, err := r.recoverMachine(ctx, m, r.group.TestAt.Position, true)
+		res, err := r.recoverMachine(ctx, m, r.group.TestAt.At(m.Machine), true)
 		if err == nil {
 			r.set(string(m.Machine), string(res.Machine))
 		}
@@ -70,6 +68,11 @@ func verify(ctx context.Context, r *run) error {
 	}
 	r.set("bytes", res.Bytes)
 	r.set("differing", res.Differing)
+	done := rest.Verification{At: r.o.now().UTC(), Bytes: res.Bytes, Differing: res.Differing, Job: r.job.ID}
+	r.then(func(_ *store.Tx, g *store.Group) error {
+		g.Verified = &done
+		return nil
+	})
 	if res.Differing > 0 {
 		r.warn("%d bytes differ between source and standby; run 'resync'", res.Differing)
 	}
@@ -114,7 +117,7 @@ func stopReplication(ctx context.Context, r *run) error {
 }
 
 func deleteJournal(ctx context.Context, r *run) error {
-	err := r.standby().DeleteJournal(r.forcePatience(ctx), r.origin(""), control.DeleteJournalRequest{Group: r.group.ID, KeepMachines: keepStandby(&r.group)})
+	err := r.standby().DeleteJournal(r.forcePatience(ctx), r.origin(""), control.DeleteJournalRequest{Group: r.group.ID, KeepMachines: keepStandby(&r.group) || r.job.Operation == lifecycle.CompleteMigration})
 	return r.tolerate(r.group.Standby(), err)
 }
 

@@ -3,10 +3,10 @@ package orchestrator
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/google/uuid"
 
-	"rebound/internal/control"
 	"rebound/internal/dr"
 	"rebound/internal/lifecycle"
 	"rebound/internal/problem"
@@ -19,7 +19,7 @@ var errDry = errors.New("dry run")
 
 // ProtectDryRun checks a protection and changes nothing.
 func (o *Orchestrator) ProtectDryRun(ctx context.Context, req rest.ProtectRequest) (rest.DryRun, error) {
-	out := rest.DryRun{Operation: lifecycle.Protect, Warnings: []string{}, Deletes: []string{}, Keeps: []string{}}
+	out := newDryRun(lifecycle.Protect, "")
 	err := o.store.Update(ctx, func(tx *store.Tx) error {
 		if err := completeProtect(tx, &req); err != nil {
 			return err
@@ -29,6 +29,9 @@ func (o *Orchestrator) ProtectDryRun(ctx context.Context, req rest.ProtectReques
 			return err
 		}
 		out.Target = string(g.ID)
+		if err := foreseeProtect(tx, g, &out); err != nil {
+			return err
+		}
 		if err := o.titles(newJob(lifecycle.Protect, g, "", o), &out); err != nil {
 			return err
 		}
@@ -38,6 +41,35 @@ func (o *Orchestrator) ProtectDryRun(ctx context.Context, req rest.ProtectReques
 		err = nil
 	}
 	return out, err
+}
+
+func newDryRun(op lifecycle.Operation, target string) rest.DryRun {
+	return rest.DryRun{Operation: op, Target: target, Warnings: []string{}, Deletes: []string{}, Keeps: []string{}, Loses: []string{}, Creates: []string{}}
+}
+
+// foreseeProtect says what a protection makes, and what it would write over.
+func foreseeProtect(tx *store.Tx, g *store.Group, out *rest.DryRun) error {
+	for _, m := range g.Members {
+		out.Keeps = append(out.Keeps, fmt.Sprintf("machine %s at %s, which goes on running", m.Machine, g.Home))
+		_, there, err := machineAt(tx, g.Recovery, m.Machine)
+		if err != nil {
+			return err
+		}
+		if there {
+			out.Warnings = append(out.Warnings, fmt.Sprintf("machine %s exists at %s: it is powered off, and its disks are compared and written over", m.Machine, g.Recovery))
+			out.Loses = append(out.Loses, fmt.Sprintf("what the disks of %s hold at %s and not at %s; it stays readable as a point named diverged-… until the next commit", m.Machine, g.Recovery, g.Home))
+			continue
+		}
+		var n int64
+		for _, d := range g.Disks {
+			if d.Machine == m.Machine {
+				n += d.SizeBytes
+			}
+		}
+		out.Creates = append(out.Creates, fmt.Sprintf("machine %s at %s, off, with disks of %d bytes", m.Machine, g.Recovery, n))
+	}
+	out.Confirm = confirmation(*out)
+	return nil
 }
 
 func (o *Orchestrator) titles(j store.Job, out *rest.DryRun) error {
@@ -54,7 +86,7 @@ func (o *Orchestrator) titles(j store.Job, out *rest.DryRun) error {
 // DryRun says what an operation would do, lose and delete. A refusal is the
 // error that Start would return.
 func (o *Orchestrator) DryRun(ctx context.Context, s StartRequest) (rest.DryRun, error) {
-	out := rest.DryRun{Operation: s.Operation, Target: string(s.Group), Warnings: []string{}, Deletes: []string{}, Keeps: []string{}}
+	out := newDryRun(s.Operation, string(s.Group))
 	if err := checkRequest(s); err != nil {
 		return out, err
 	}
@@ -67,6 +99,9 @@ func (o *Orchestrator) DryRun(ctx context.Context, s StartRequest) (rest.DryRun,
 			return err
 		}
 		if r.policy, err = tx.PolicyOf(&r.group); err != nil {
+			return err
+		}
+		if err := checkTarget(&r.group, s); err != nil {
 			return err
 		}
 		f, err := o.factsFor(tx, &r.group, s)
@@ -85,56 +120,6 @@ func (o *Orchestrator) DryRun(ctx context.Context, s StartRequest) (rest.DryRun,
 		return out, err
 	}
 	return out, r.foresee(ctx, &out)
-}
-
-// foresee asks the gateways what the operation would use and delete.
-func (r *run) foresee(ctx context.Context, out *rest.DryRun) error {
-	switch op := r.job.Operation; op {
-	case lifecycle.Failover, lifecycle.Failback, lifecycle.ChangePoint, lifecycle.TestFailover:
-		if err := r.foreseeTargets(ctx, op == lifecycle.TestFailover, out); err != nil {
-			return err
-		}
-		sel := r.selector()
-		if op == lifecycle.TestFailover && r.request().Point == "" {
-			sel = dr.LatestProcessed
-		}
-		res, err := r.resolve(ctx, sel)
-		out.Recovered = res
-		if err == nil && op == lifecycle.ChangePoint {
-			out.Warnings = append(out.Warnings, "everything that the recovered machines wrote since their start is discarded")
-		}
-		return err
-	case lifecycle.Undo:
-		out.Warnings = append(out.Warnings, "everything that the recovered machines wrote since their start is discarded")
-		return nil
-	case lifecycle.Commit:
-		out.Warnings = append(out.Warnings, "a commit is final: all other recovery points are deleted")
-		if !lifecycle.RulesFor(r.group.Direction).CommitDeletesSource {
-			return nil
-		}
-		return r.foreseeDeletions(ctx, r.source(), !r.policy.DropSeed, out)
-	case lifecycle.Disable:
-		out.Warnings = append(out.Warnings, "all recovery points are deleted")
-		if keepStandby(&r.group) || len(tasksNamed(r.job, "delete-journal")) == 0 {
-			return nil
-		}
-		return r.foreseeDeletions(ctx, r.standby(), false, out)
-	}
-	return nil
-}
-
-func (r *run) foreseeDeletions(ctx context.Context, c control.Commands, keepDisks bool, out *rest.DryRun) error {
-	for _, m := range r.group.Members {
-		d, err := c.DeleteMachine(ctx, r.origin(string(m.Machine)), control.DeleteRequest{Machine: m.Machine, KeepDisks: keepDisks, DryRun: true})
-		if problem.HasCode(err, problem.UnknownMachine) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		out.Deletes, out.Keeps = append(out.Deletes, d.Removed...), append(out.Keeps, d.Kept...)
-	}
-	return nil
 }
 
 func tasksNamed(j store.Job, name string) []string {

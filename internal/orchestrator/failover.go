@@ -40,7 +40,7 @@ func (r *run) planned() bool {
 	case "unplanned":
 		return false
 	}
-	return lifecycle.RulesFor(r.job.Direction).PlannedByDefault && (r.request().Point == "" || r.request().Point == dr.Latest)
+	return lifecycle.RulesFor(r.job.Direction).PlannedByDefault && !r.request().PerMachine && (r.request().Point == "" || r.request().Point == dr.Latest)
 }
 
 // shutdown is try, require or skip.
@@ -73,18 +73,35 @@ func (r *run) selector() dr.PointSelector {
 	if s := r.request().Point; s != "" {
 		return s
 	}
+	if r.request().PerMachine {
+		return dr.Latest
+	}
+	return recommended(r.job.Operation)
+}
+
+// recommended is what an operation takes when no point is given: a failover all
+// that was received, a test the newest point, which is quickest.
+func recommended(op lifecycle.Operation) dr.PointSelector {
+	if op == lifecycle.TestFailover {
+		return dr.LatestProcessed
+	}
 	return dr.Latest
 }
 
 func (r *run) resolve(ctx context.Context, sel dr.PointSelector) (*rest.Recovered, error) {
-	res, err := r.standby().ResolvePoint(ctx, control.ResolveRequest{Group: r.group.ID, Selector: sel})
+	res, err := r.standby().ResolvePoint(ctx, control.ResolveRequest{Group: r.group.ID, Selector: sel, PerMachine: r.request().PerMachine})
 	if err != nil {
 		return nil, err
 	}
 	return &rest.Recovered{
 		Selector: sel, Position: res.Position, Time: res.Time, Point: res.Point, LostSeconds: res.LostSeconds, LostBytes: res.LostBytes,
+		Members: res.Members,
 	}, nil
 }
+
+// notTogether is told with everything that recovers each member at a moment of
+// its own.
+const notTogether = "each machine is taken to its own newest moment: what the members of the group wrote to each other may not fit together"
 
 // shutDownSource stops the members at the source, as hard as asked.
 func shutDownSource(ctx context.Context, r *run) error {
@@ -231,6 +248,10 @@ func resolvePoint(ctx context.Context, r *run) error {
 	r.set("position", res.Position.String())
 	r.set("lostSeconds", res.LostSeconds)
 	r.set("lostBytes", res.LostBytes)
+	if len(res.Members) > 0 {
+		r.set("members", res.Members)
+		r.warn(notTogether)
+	}
 	r.then(func(_ *store.Tx, g *store.Group) error {
 		g.Recovered = res
 		return nil
@@ -244,7 +265,6 @@ func startMachines(ctx context.Context, r *run) error {
 	if r.group.Recovered == nil {
 		return errors.New("no moment was chosen")
 	}
-	at := r.group.Recovered.Position
 	return r.each(r.long(ctx), func(ctx context.Context, m store.Member) error {
 		if m.Started {
 			return nil
@@ -253,7 +273,7 @@ func startMachines(ctx context.Context, r *run) error {
 		if err != nil {
 			return err
 		}
-		if _, err := r.recoverMachine(ctx, m, at, false); err != nil {
+		if _, err := r.recoverMachine(ctx, m, r.group.Recovered.At(m.Machine), false); err != nil {
 			return err
 		}
 		r.changeMember(m.Machine, func(row *store.Member) {
@@ -351,6 +371,23 @@ func discardMachines(ctx context.Context, r *run) error {
 		}
 		return nil
 	})
+	return nil
+}
+
+// checkSource refuses an undo that would leave nothing running: the machines to
+// go back to must be there before the recovered ones are discarded.
+func checkSource(ctx context.Context, r *run) error {
+	_, have, err := r.inventory(ctx, r.source())
+	if err != nil {
+		return err
+	}
+	for _, name := range r.group.Machines() {
+		if _, ok := have[name]; !ok {
+			p := problem.New(problem.UnknownMachine, "machine %s is not at %s any more: there is nothing to go back to", name, r.group.SourceSite())
+			p.RecommendedAction = "Commit the failover, or change its recovery point."
+			return p
+		}
+	}
 	return nil
 }
 

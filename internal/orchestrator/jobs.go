@@ -32,6 +32,10 @@ func (o *Orchestrator) Start(ctx context.Context, s StartRequest) (job rest.Job,
 	if err := checkRequest(s); err != nil {
 		return rest.Job{}, false, err
 	}
+	known, err := o.preflight(ctx, s)
+	if err != nil {
+		return rest.Job{}, false, err
+	}
 	var j store.Job
 	err = o.store.Update(ctx, func(tx *store.Tx) error {
 		g, err := tx.Group(s.Group)
@@ -56,8 +60,11 @@ func (o *Orchestrator) Start(ctx context.Context, s StartRequest) (job rest.Job,
 		if err := lifecycle.Check(s.Operation, f); err != nil {
 			return err
 		}
+		if err := checkTarget(&g, s); err != nil {
+			return err
+		}
 		j = newJob(s.Operation, &g, s.By, o)
-		j.Request = &s.Request
+		j.Request, j.Deletes, j.Keeps = &s.Request, known.deletes, known.keeps
 		return o.insertJob(tx, j, &g)
 	})
 	if err != nil || joined {
@@ -125,11 +132,14 @@ func checkRequest(s StartRequest) error {
 	given := map[string]bool{
 		"mode": r.Mode != "", "point": r.Point != "", "shutdownSource": r.ShutdownSource != "", "network": r.Network != "",
 		"notes": r.Notes != "", "force": r.Force, "name": r.Name != "", "appConsistent": r.AppConsistent,
+		"perMachine": r.PerMachine, "probes": len(r.Probes) > 0, "acceptRunning": r.AcceptRunning,
 	}
 	fits := map[string]bool{
 		"mode": failover, "shutdownSource": failover, "network": failover || op == lifecycle.TestFailover || op == lifecycle.ChangePoint,
 		"point": failover || op == lifecycle.ChangePoint || op == lifecycle.TestFailover,
-		"notes": op == lifecycle.TestCleanup, "force": op == lifecycle.Disable,
+		"notes": op == lifecycle.TestCleanup, "force": op == lifecycle.Disable || op == lifecycle.CompleteMigration,
+		"perMachine": failover || op == lifecycle.ChangePoint || op == lifecycle.TestFailover,
+		"probes":     op == lifecycle.Commit, "acceptRunning": op == lifecycle.Commit,
 		"name": op == lifecycle.CreatePoint, "appConsistent": op == lifecycle.CreatePoint,
 	}
 	for field, is := range given {
@@ -138,7 +148,11 @@ func checkRequest(s StartRequest) error {
 		}
 	}
 	switch {
-	case op == lifecycle.ChangePoint && r.Point == "":
+	case r.PerMachine && r.Point != "" && r.Point != dr.Latest:
+		return problem.New(problem.InvalidRequest, "perMachine takes each machine to its own newest moment; it goes with no other point")
+	case r.PerMachine && r.Mode == "planned":
+		return problem.New(problem.InvalidRequest, "a planned failover loses nothing of any machine: leave perMachine out")
+	case op == lifecycle.ChangePoint && r.Point == "" && !r.PerMachine:
 		return problem.New(problem.InvalidRequest, "change-point needs a point")
 	case r.AppConsistent:
 		return problem.New(problem.InvalidRequest, "points with frozen file systems are not made yet; leave appConsistent out for a crash-consistent one")
@@ -150,6 +164,14 @@ func checkRequest(s StartRequest) error {
 		return problem.New(problem.InvalidRequest, "a planned failover shuts the source down")
 	}
 	return nil
+}
+
+// checkTarget refuses what fits the operation and not the group.
+func checkTarget(g *store.Group, s StartRequest) error {
+	if s.Request.PerMachine && len(g.Members) < 2 {
+		return problem.New(problem.InvalidRequest, "%s is one machine, which has one newest moment: leave perMachine out", g.ID)
+	}
+	return checkProbes(g, s.Request.Probes)
 }
 
 // Job reads a job, with the progress of its running tasks.
@@ -226,7 +248,10 @@ func (o *Orchestrator) Cancel(ctx context.Context, id dr.JobID) (rest.Job, error
 		}
 		if g, err := tx.Group(j.Group); err == nil && g.Beyond {
 			p := problem.New(problem.OperationNotAllowed, "%s of %s has passed its point of no return", j.Operation, j.Group)
-			p.RecommendedAction = "Let it end; then undo it or fail over again."
+			p.RecommendedAction = "Let it end: replication was stopped, and to leave it half done would lose the group. Then undo it, which starts the source again and replicates as before."
+			if j.Operation != lifecycle.Failover && j.Operation != lifecycle.Failback {
+				p.RecommendedAction = "Let it end. If it fails, restart it."
+			}
 			return p
 		}
 		j.CancelRequested = true

@@ -39,6 +39,7 @@ func catalogue() map[string]task {
 		{name: "resolve-point", title: "Choose the exact moment", run: resolvePoint},
 		{name: "start-machines", title: "Start the machines", run: startMachines},
 		{name: "watch-boot", title: "Watch the machines boot", run: watchBoot},
+		{name: "check-source", title: "Check that the source machines are there", always: true, run: checkSource},
 		{name: "discard-machines", title: "Stop and discard the recovered machines", beyond: true, run: discardMachines},
 		{name: "back-to-source", title: "Make the source the active site again", run: raiseToSource},
 		{name: "resume-source", title: "Start the source machines and replicate again", run: resumeSource},
@@ -77,8 +78,10 @@ func tasksOf(j store.Job) (names []string, clean func(context.Context, *run) err
 		return failoverTasks(j), restoreSource
 	case lifecycle.ChangePoint:
 		return words("prerequisites check-point discard-machines resolve-point start-machines watch-boot"), nil
+	case lifecycle.CompleteMigration:
+		return words("prove commit-machines stop-replication delete-journal"), nil
 	case lifecycle.Undo:
-		return words("prerequisites discard-machines back-to-source seal resume-source"), nil
+		return words("prerequisites check-source discard-machines back-to-source seal resume-source"), nil
 	case lifecycle.Commit:
 		if rules.CommitDeletesSource {
 			return words("prove list-deletions commit-machines delete-source swap"), nil

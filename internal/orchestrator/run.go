@@ -133,7 +133,9 @@ func (r *run) each(ctx context.Context, f func(context.Context, store.Member) er
 		return nil
 	}
 	r.set("failed", failed)
-	return problem.Wrap(first.Err, first.Code, "%s", text[:len(text)-2])
+	all := problem.Wrap(first.Err, first.Code, "%s", text[:len(text)-2])
+	all.RecommendedAction = first.RecommendedAction
+	return all
 }
 
 // untilCancelled returns a context that ends when the job is to be cancelled;

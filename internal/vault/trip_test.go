@@ -117,13 +117,16 @@ func (l *lab) failback() {
 	}
 	l.until("commit allowed", func() bool { return l.allowed(lifecycle.Commit) })
 	dry, err := l.c.DryRun(l.t.Context(), client.GroupTarget("app"), lifecycle.Commit, rest.OperationRequest{})
-	if err != nil || len(dry.Deletes) != 2 || !strings.Contains(dry.Deletes[0], "vm1") {
+	if err != nil || len(dry.Deletes) != 3 || !strings.Contains(dry.Deletes[1], "vm1") || dry.Confirm == nil || dry.Confirm.Type != "app" || len(dry.Proofs) != 2 {
 		l.t.Fatalf("dry run of the commit: %+v, %v", dry, err)
 	}
 	job := l.operate(lifecycle.Commit, rest.OperationRequest{})
 	i := slices.IndexFunc(job.Tasks, func(t rest.Task) bool { return t.Name == "list-deletions" })
 	if i < 0 || job.Tasks[i].Result["deletes"] == nil {
 		l.t.Error("the job does not record what it deleted")
+	}
+	if len(job.Deletes) != 2 {
+		l.t.Errorf("the answer to the commit said that it deletes %v", job.Deletes)
 	}
 	if _, _, ok := l.cloud.Content("vm1"); ok {
 		l.t.Fatal("the cloud machine is still there after the commit")

@@ -86,6 +86,7 @@ func (s *Server) routes() {
 
 	s.inventoryRoutes(api)
 	s.itemRoutes(api)
+	s.choiceRoutes(api)
 	s.jobRoutes(api)
 	s.targetSettingRoutes(api)
 	s.adminRoutes(api)

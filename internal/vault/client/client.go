@@ -341,6 +341,12 @@ func (c *Client) Resolve(ctx context.Context, t Target, sel dr.PointSelector) (c
 	return get[control.Resolved](ctx, c, t.path("resolve"), url.Values{"point": {string(sel)}})
 }
 
+// Choices lists the moments that an operation can start from; an empty
+// operation means the one that fits now.
+func (c *Client) Choices(ctx context.Context, t Target, op lifecycle.Operation) (rest.Choices, error) {
+	return get[rest.Choices](ctx, c, t.path("choices"), url.Values{"operation": {string(op)}})
+}
+
 // Jobs lists jobs, newest first; group may be empty.
 func (c *Client) Jobs(ctx context.Context, group dr.GroupID) ([]rest.Job, error) {
 	q := url.Values{}

@@ -284,6 +284,10 @@ type DryRun struct {
 	// Deletes and Keeps name machines, disks and points.
 	Deletes []string `json:"deletes"`
 	Keeps   []string `json:"keeps"`
+	// Creates names what is made or started, in words.
+	Creates []string `json:"creates"`
+	// Proofs of a commit are what proves the machines to run now.
+	Proofs []Proof `json:"proofs,omitempty"`
 	// Loses says what is lost for good, in words.
 	Loses []string `json:"loses"`
 	// NotReceivedSeconds is how old the newest received moment is: what the
@@ -347,6 +351,10 @@ type Job struct {
 	// Waiting is what a waiting job waits for.
 	Waiting *Waiting          `json:"waiting,omitempty"`
 	Request *OperationRequest `json:"request,omitempty"`
+	// Deletes and Keeps name what the job deletes and what it leaves, as
+	// they were known when it was asked for.
+	Deletes []string `json:"deletes,omitempty"`
+	Keeps   []string `json:"keeps,omitempty"`
 }
 
 // Task is one step of a job.
