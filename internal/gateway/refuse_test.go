@@ -79,14 +79,6 @@ func TestSpecsThatAreRefusedChangeNothing(t *testing.T) {
 	}
 }
 
-func TestAppConsistentLabelIsNotGivenAway(t *testing.T) {
-	w := protect(t)
-	_, err := w.home.src.CreatePoint(w.ctx, control.CreatePointRequest{Group: group, Kind: dr.AppConsistent})
-	if !problem.HasCode(err, problem.InvalidRequest) {
-		t.Errorf("point: %v", err)
-	}
-}
-
 // TestCreateIsRefusedBeforeAnythingGoes asks for journals that cannot be made
 // over one that is good.
 func TestCreateIsRefusedBeforeAnythingGoes(t *testing.T) {

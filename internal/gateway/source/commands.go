@@ -13,13 +13,9 @@ import (
 	"rebound/internal/site"
 )
 
-const (
-	// pointPatience bounds how long a point waits for the standby.
-	pointPatience = 30 * time.Second
-	// drainPatience bounds the drain of a planned failover; the ring that
-	// has to be delivered is bounded too.
-	drainPatience = 10 * time.Minute
-)
+// drainPatience bounds the drain of a planned failover; the ring that has to be
+// delivered is bounded too.
+const drainPatience = 10 * time.Minute
 
 // Quiesce makes a member write no more; what it wrote is still being captured.
 // It stays so, across breaks and restarts, until somebody starts it.
@@ -46,40 +42,14 @@ func (g *Group) quiesce(ctx context.Context, m dr.MachineName, mode site.StopMod
 	// else to it meanwhile: a rotation would wait, give up, and break the stream.
 	g.quiescing.Add(1)
 	defer g.quiescing.Add(-1)
+	// A frozen guest cannot power off.
+	g.freezing.Lock()
+	defer g.freezing.Unlock()
 	err := g.cap.Quiesce(ctx, m, mode, timeout)
 	if problem.HasCode(err, problem.MachineNotRunning) {
 		return nil
 	}
 	return err
-}
-
-// CreatePoint places a recovery point and waits until it can be chosen.
-func (g *Group) CreatePoint(ctx context.Context, r control.CreatePointRequest) (dr.Point, error) {
-	if r.Kind != dr.CrashConsistent && r.Kind != dr.Bookmark {
-		// The label would promise frozen file systems.
-		return dr.Point{}, problem.New(problem.InvalidRequest, "this gateway cannot make points of kind %q", r.Kind)
-	}
-	run, err := g.runner()
-	if err != nil {
-		return dr.Point{}, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, pointPatience)
-	defer cancel()
-	var p dr.Point
-	err = run.do(ctx, func(c context.Context, a *attempt) error {
-		if !a.streamed {
-			return problem.New(problem.OperationNotAllowed, "group %s is being synchronised", g.cfg.Group)
-		}
-		p, err = a.cl.Marker(c, newPointID(), r.Kind, r.Name)
-		return err
-	})
-	if err != nil {
-		return dr.Point{}, fmt.Errorf("place marker: %w", err)
-	}
-	if _, err := g.settle(ctx, run, p.Position); err != nil {
-		return dr.Point{}, err
-	}
-	return p, nil
 }
 
 // settle confirms all up to now and waits until that is durable. The stream

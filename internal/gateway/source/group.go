@@ -69,6 +69,11 @@ type Group struct {
 
 	// quiescing counts members that are being made to write no more.
 	quiescing atomic.Int32
+	// freezing is held by whoever makes an application-consistent point;
+	// points ends with Close.
+	freezing  sync.Mutex
+	points    context.Context
+	endPoints context.CancelFunc
 
 	// work serialises commands; mu guards what follows.
 	work sync.Mutex
@@ -77,6 +82,10 @@ type Group struct {
 	st   state
 	run  *runner // nil while nothing runs
 	last progress
+	// pointing: the policy's application-consistent point is being made;
+	// pointed is when the last one was begun.
+	pointing bool
+	pointed  time.Time
 }
 
 // progress is what the report tells of the present attempt.
@@ -105,10 +114,12 @@ func Open(ctx context.Context, cfg Config) (*Group, error) {
 		return nil, fmt.Errorf("make source directory: %w", err)
 	}
 	g := &Group{cfg: cfg, cap: cap, ctx: ctx, last: progress{phase: control.PhaseIdle}}
+	g.points, g.endPoints = context.WithCancel(ctx)
 	if _, err := statefile.Load(g.statePath(), &g.st); err != nil {
 		return nil, err
 	}
 	g.openSpool()
+	g.thawFound()
 	if g.st.Want == wantRun {
 		_, err := g.begin()
 		return g, err
@@ -152,6 +163,7 @@ func (g *Group) sweep() {
 
 // Close stops driving the group and leaves its capture to the next process.
 func (g *Group) Close() {
+	g.endPoints()
 	g.mu.Lock()
 	r := g.run
 	g.mu.Unlock()

@@ -46,6 +46,9 @@ type state struct {
 	Resume []dr.MachineName `json:"resume,omitempty"`
 	// Synced is the epoch (its position 0) whose synchronisation is durable.
 	Synced dr.Position `json:"synced"`
+	// Frozen lists members that this gateway froze, or was about to, and that
+	// are not known to be thawed.
+	Frozen []dr.MachineName `json:"frozen,omitempty"`
 	// Compare demands that the next synchronisation compares everything.
 	Compare bool `json:"compare,omitempty"`
 }

@@ -121,6 +121,7 @@ func (a *attempt) tick(ctx context.Context) error {
 		}
 		a.watch.marked = now
 	}
+	a.startAppPoint(now)
 	if now.Sub(a.watch.defined) >= defineEvery {
 		a.watch.defined = now
 		ask, cancel := context.WithTimeout(ctx, time.Second)

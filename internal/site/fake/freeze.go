@@ -14,7 +14,7 @@ var _ site.Freezer = (*Driver)(nil)
 
 // Freeze stills a guest: GuestWrite waits until it is thawed.
 func (d *Driver) Freeze(ctx context.Context, name dr.MachineName, within time.Duration) error {
-	return d.withRun(ctx, "Freeze", name, func(m *machine, _ *run) error {
+	err := d.withRun(ctx, "Freeze", name, func(m *machine, _ *run) error {
 		switch {
 		case m.agentless || m.state != site.Running:
 			return problem.New(problem.GuestNotFrozen, "machine %s: no guest agent answers", name)
@@ -33,6 +33,16 @@ func (d *Driver) Freeze(ctx context.Context, name dr.MachineName, within time.Du
 		})
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	io, err := d.gate(name)
+	if err != nil {
+		return err
+	}
+	io.Lock() // the writes under way are done
+	defer io.Unlock()
+	return nil
 }
 
 // thaw lets the guest go on; d.mu is held.

@@ -1,0 +1,5 @@
+//go:build sabotage_labelunproven
+
+package source
+
+const sabotageLabelUnproven = true

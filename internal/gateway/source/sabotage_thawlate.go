@@ -1,0 +1,5 @@
+//go:build sabotage_thawlate
+
+package source
+
+const sabotageThawLate = true
