@@ -26,6 +26,9 @@ func decide(op Operation, f Facts, guards map[GuardName]Guard) *Refusal {
 	if !ok {
 		return &Refusal{problem.InvalidRequest, fmt.Sprintf("There is no operation %q.", op), "See 'rebound --help'."}
 	}
+	if f.Unconfirmed != "" {
+		return &Refusal{problem.StateUnconfirmed, "It is not certain how the item stands: " + f.Unconfirmed + ".", "Let both of its gateways connect; if one is lost, run 'rebound vault adopt --partial'."}
+	}
 	if !slices.Contains(row.From, f.State) {
 		return wrongState(row, f)
 	}

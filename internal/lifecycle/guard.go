@@ -15,6 +15,8 @@ type Facts struct {
 	State     State
 	Direction dr.Direction
 	Test      TestState
+	// Unconfirmed says why the state may be out of date; empty: it is not.
+	Unconfirmed string
 	// LoneMember: the operation addresses one member of a larger group.
 	LoneMember bool
 	// RunningJob is the job at work on the item; empty when there is none.

@@ -17,7 +17,7 @@ func (o *Orchestrator) Facts(tx *store.Tx, g *store.Group) (lifecycle.Facts, err
 		return lifecycle.Facts{}, err
 	}
 	f := lifecycle.Facts{
-		State: g.State, Direction: g.Direction, Test: g.Test, RunningJob: g.Running,
+		State: g.State, Unconfirmed: g.Unconfirmed, Direction: g.Direction, Test: g.Test, RunningJob: g.Running,
 		ActiveGateway: g.Source(), StandbyGateway: g.Standby(),
 		ActiveUp: o.up(g.Source()), StandbyUp: o.up(g.Standby()),
 		AgentRequired: policy.RequireAgent, RecoveredRunning: true, SourceOff: true, ActiveRunning: true,

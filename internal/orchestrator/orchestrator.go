@@ -77,6 +77,10 @@ func Open(ctx context.Context, c Config) (*Orchestrator, error) {
 	if o.lease, err = takeLease(ctx, c.Dir, c.Store, c.Now()); err != nil {
 		return nil, err
 	}
+	if err := SettleRestored(ctx, c.Store, c.Now()); err != nil {
+		o.lease.release()
+		return nil, err
+	}
 	if o.engine, err = startEngine(ctx, c.Dir, c.Log, o.runJob); err != nil {
 		o.lease.release()
 		return nil, err

@@ -327,7 +327,7 @@ func createJournal(ctx context.Context, r *run) error {
 		return err
 	}
 	req := control.CreateJournalRequest{
-		Group: r.group.ID, Generation: r.group.Generation, Source: r.group.Source(), RedoWindow: seconds(r.policy.RedoWindow), Retention: seconds(r.policy.Retention),
+		Group: r.group.ID, Generation: r.group.Generation, Source: r.group.Source(), Keep: r.keep(), RedoWindow: seconds(r.policy.RedoWindow), Retention: seconds(r.policy.Retention),
 	}
 	for _, name := range r.group.Machines() {
 		m, ok := have[name]
@@ -380,7 +380,7 @@ func (r *run) replicate(ctx context.Context, startStopped bool, seed dr.Position
 		return err
 	}
 	return r.source().StartReplication(r.long(ctx), r.origin(""), control.ReplicationSpec{
-		Group: r.group.ID, Generation: r.group.Generation, Disks: r.group.Disks,
+		Group: r.group.ID, Generation: r.group.Generation, Disks: r.group.Disks, Keep: r.keep(),
 		Standby: r.group.Standby(), StandbyAddr: inv.DataAddr, Mode: control.SyncAuto,
 		CrashInterval: seconds(r.policy.CrashInterval), AppInterval: seconds(r.policy.AppInterval), Compression: r.policy.Compression, StartStopped: startStopped, Seed: seed,
 	})

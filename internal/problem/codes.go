@@ -77,10 +77,14 @@ const (
 	IdempotencyKeyReused Code = "IdempotencyKeyReused"
 	RequestInProgress    Code = "RequestInProgress"
 	PreconditionFailed   Code = "PreconditionFailed"
+	StateUnconfirmed     Code = "StateUnconfirmed"
+	BackupDamaged        Code = "BackupDamaged"
 )
 
 // registry is filled once, here, and never written again.
 var registry = map[Code]Problem{
+	StateUnconfirmed:     {Kind: Conflict, Title: "The vault does not know for certain how the group stands", PossibleCauses: []string{"The vault was restored from a backup, and the group's gateways have not reported since", "A gateway knows a newer generation than the vault"}, RecommendedAction: "Let the group's gateways connect: the vault learns the state from them by itself. If one is lost, run 'rebound vault adopt --partial'."},
+	BackupDamaged:        {Kind: Invalid, Title: "The backup cannot be used", PossibleCauses: []string{"The file is damaged or cut short", "The passphrase is wrong", "It was made by a newer program"}, RecommendedAction: "Use another backup; nothing was changed. Without one, start a new vault and run 'rebound vault adopt'."},
 	InternalError:        {Kind: Internal, Title: "Rebound met an error that it has no better name for", PossibleCauses: []string{"A defect in Rebound", "A failing disk or network below it"}, RecommendedAction: "Look at the job's log and the gateway's log; retry the job; report the error with a support bundle."},
 	InvalidRequest:       {Kind: Invalid, Title: "The request is not valid", RecommendedAction: "Correct the named field and send the request again; nothing was changed."},
 	UnknownGateway:       {Kind: NotFound, Title: "There is no such gateway", RecommendedAction: "List the gateways with 'rebound gateway list'."},

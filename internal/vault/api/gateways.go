@@ -142,7 +142,9 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 	s.Log.Info("gateway connected", "gateway", g.ID)
 	ctx, cancel := context.WithCancel(s.base)
 	defer cancel()
+	s.forgetKept(g.ID)
 	s.wg.Go(func() { s.watchInventory(ctx, g) })
+	s.wg.Go(func() { s.confirmSoon(ctx, g.ID) })
 	err = s.Hub.Attach(s.base, g.ID, conn)
 	s.Log.Info("gateway disconnected", "gateway", g.ID, "error", err)
 }
@@ -260,6 +262,7 @@ func (s *Server) takeReport(ctx context.Context, gw store.Gateway, rep control.R
 	d := control.Desired{Time: now.UTC(), Groups: []control.DesiredGroup{}, SendAll: out.First}
 	var groups []store.Group
 	policies := map[dr.GroupID]*control.PolicySettings{}
+	var kept map[dr.GroupID]control.Keep
 	err := s.view(ctx, func(tx *store.Tx) (err error) {
 		if groups, err = tx.Groups(); err != nil {
 			return err
@@ -267,17 +270,24 @@ func (s *Server) takeReport(ctx context.Context, gw store.Gateway, rep control.R
 		if d.Revoked, err = s.unknownRevocations(tx, rep.Revoked); err != nil {
 			return err
 		}
+		if kept, err = s.keepAt(tx, gw.ID, groups); err != nil {
+			return err
+		}
 		return policySettings(tx, gw.ID, groups, policies)
 	})
 	if err != nil {
 		return d, err
 	}
+	if s.overtaken(ctx, rep, groups) {
+		s.wg.Go(func() { s.confirm(s.base) })
+		return d, nil
+	}
 	var moved, keep []store.Group
 	for _, g := range groups {
-		if gw.ID != g.HomeGateway && gw.ID != g.RecoveryGateway {
+		if gw.ID != g.HomeGateway && gw.ID != g.RecoveryGateway || g.Unconfirmed != "" {
 			continue
 		}
-		d.Groups = append(d.Groups, control.DesiredGroup{Group: g.ID, Generation: g.Generation, Active: g.Active, Machines: g.Machines(), Policy: policies[g.ID]})
+		d.Groups = append(d.Groups, control.DesiredGroup{Group: g.ID, Generation: g.Generation, Active: g.Active, Machines: g.Machines(), Policy: policies[g.ID], Keep: kept[g.ID]})
 		if s.observed(&g) != g.State {
 			moved = append(moved, g)
 		}

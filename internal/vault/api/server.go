@@ -53,6 +53,7 @@ type Server struct {
 	mu       sync.Mutex
 	fresh    map[dr.GatewayID]chan struct{}
 	snapshot map[dr.GroupID]time.Time
+	kept     map[keptKey]string
 }
 
 // New returns a server; Close ends the gateways' connections it holds.
@@ -90,6 +91,7 @@ func (s *Server) routes() {
 	s.jobRoutes(api)
 	s.targetSettingRoutes(api)
 	s.adminRoutes(api)
+	s.adoptRoutes(api)
 	s.healthRoutes(api)
 	s.webhookRoutes(api)
 

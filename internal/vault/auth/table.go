@@ -84,6 +84,7 @@ func Routes() map[string]Need {
 		"revoke-gateway": {Role: Owner},
 		"enroll-agent":   {Role: Owner},
 		"revoke-agent":   {Role: Owner},
+		"adopt":          {Role: Owner},
 
 		"list-machines":    {Role: Reader},
 		"show-machine":     {Role: Reader},

@@ -40,6 +40,9 @@ type Group struct {
 	From    lifecycle.State `json:"from,omitempty"`
 	Beyond  bool            `json:"beyond,omitempty"`
 	LastJob dr.JobID        `json:"lastJob,omitempty"`
+	// Unconfirmed says why the row may be out of date: nothing is done with
+	// the group, and its gateways are told nothing, until they were asked.
+	Unconfirmed string `json:"unconfirmed,omitempty"`
 	// Recovered is the moment in use from a failover to its commit or undo.
 	Recovered *rest.Recovered `json:"recovered,omitempty"`
 	// Verified is the last comparison with the source in this direction.
