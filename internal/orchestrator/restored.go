@@ -66,7 +66,7 @@ func endRestored(tx *store.Tx, j store.Job, r store.Restored, now time.Time) err
 	for i, t := range full.Tasks {
 		switch t.State {
 		case rest.JobRunning:
-			t.State, t.Ended, t.Problem = rest.JobFailed, now.UTC(), asRow(p)
+			t.State, t.Ended, t.Problem = rest.JobFailed, now.UTC(), p.Plain()
 		case rest.JobPending:
 			t.State = rest.JobSkipped
 		default:
@@ -76,7 +76,7 @@ func endRestored(tx *store.Tx, j store.Job, r store.Restored, now time.Time) err
 			return err
 		}
 	}
-	full.State, full.Ended, full.Errors = rest.JobFailed, now.UTC(), []problem.Problem{*asRow(p)}
+	full.State, full.Ended, full.Errors = rest.JobFailed, now.UTC(), []problem.Problem{*p.Plain()}
 	if err := tx.PutJob(full); err != nil {
 		return err
 	}
