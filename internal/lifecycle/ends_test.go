@@ -72,10 +72,12 @@ func endCases() (cases []struct {
 func TestEndsThatFit(t *testing.T) {
 	gone := []site.Finding{{Machine: "vm1"}, {Machine: "vm2"}}
 	for name, change := range map[string]func(*Ends){
-		"both at the target":    func(*Ends) {},
-		"nobody asked":          func(e *Ends) { e.ProcessServer.Said, e.MasterTarget.Said = nil, nil },
-		"one made anew":         func(e *Ends) { e.MasterTarget.Said.Machines = gone[:1] },
-		"in two datastores":     func(e *Ends) { e.MasterTarget.Said.Machines, e.Datastores = gone, map[dr.MachineName]string{"vm2": "fast"} },
+		"both at the target": func(*Ends) {},
+		"nobody asked":       func(e *Ends) { e.ProcessServer.Said, e.MasterTarget.Said = nil, nil },
+		"one made anew":      func(e *Ends) { e.MasterTarget.Said.Machines = gone[:1] },
+		"in two datastores": func(e *Ends) {
+			e.MasterTarget.Said.Machines, e.Datastores = gone, map[dr.MachineName]string{"vm2": "fast"}
+		},
 		"another volume":        func(e *Ends) { e.Volume, e.MasterTarget.Said.Volumes[0].Trouble = "big", "full" },
 		"no datastore is asked": func(e *Ends) { e.MasterTarget.Said.Datastores = nil },
 	} {

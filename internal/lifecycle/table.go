@@ -80,7 +80,7 @@ func Table() []Row {
 		},
 		{
 			Operation: Failover, From: append(slices.Clone(withPoints), FailoverFailed), During: FailingOver, Then: CommitPending, FailedAfter: FailoverFailed,
-			Guards:    []GuardName{NoOtherJob, WholeGroup, RightDirection, NoTestRunning, StandbyGatewayUp, HasPoint},
+			Guards:    []GuardName{NoOtherJob, WholeGroup, RightDirection, NoTestRunning, StandbyGatewayUp, HasPoint, SiteAnswers},
 			Ask:       asks(map[State]string{CommitPending: pendingChoice}),
 			Otherwise: waitJob,
 		},

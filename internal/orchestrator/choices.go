@@ -165,7 +165,7 @@ func (o *Orchestrator) preflight(ctx context.Context, s StartRequest) (foreknown
 			return err
 		}
 		f, err := o.factsFor(tx, &r.group, s)
-		ready = err == nil && lifecycle.Decide(s.Operation, f) == nil
+		ready = err == nil && o.rules.Check(s.Operation, f) == nil
 		return err
 	})
 	if err != nil || !ready {

@@ -108,7 +108,7 @@ func (o *Orchestrator) DryRun(ctx context.Context, s StartRequest) (rest.DryRun,
 		if err != nil {
 			return err
 		}
-		return lifecycle.Check(s.Operation, f)
+		return o.rules.Check(s.Operation, f)
 	})
 	if err != nil {
 		return out, err

@@ -20,7 +20,7 @@ func (o *Orchestrator) Facts(tx *store.Tx, g *store.Group) (lifecycle.Facts, err
 		State: g.State, Unconfirmed: g.Unconfirmed, Direction: g.Direction, Test: g.Test, RunningJob: g.Running,
 		ActiveGateway: g.Source(), StandbyGateway: g.Standby(),
 		ActiveUp: o.up(g.Source()), StandbyUp: o.up(g.Standby()),
-		AgentRequired: policy.RequireAgent, RecoveredRunning: true, SourceOff: true, ActiveRunning: true,
+		AgentRequired: policy.RequireAgent, Now: o.now(), RecoveredRunning: true, SourceOff: true, ActiveRunning: true,
 	}
 	if said, ok := o.live.Group(g.ID, g.Standby()); ok {
 		f.Points = said.Report.Points
@@ -95,6 +95,9 @@ func (o *Orchestrator) factsFor(tx *store.Tx, g *store.Group, s StartRequest) (l
 	f, err := o.Facts(tx, g)
 	f.LoneMember = s.LoneMember
 	f.Force = s.Request.Force
+	if err == nil && s.Operation == lifecycle.Reprotect {
+		err = o.addEnds(tx, g, s.Request.Reprotect, &f)
+	}
 	return f, err
 }
 

@@ -254,7 +254,12 @@ func foreseeMigration(ctx context.Context, r *run, out *rest.DryRun) error {
 }
 
 func foreseeReprotect(ctx context.Context, r *run, out *rest.DryRun) error {
-	_, there, err := r.inventory(ctx, r.standby())
+	e, err := r.provenEnds(ctx)
+	if err != nil {
+		return err
+	}
+	out.Transfer = transferOf(&r.group)
+	_, there, err := r.inventory(ctx, r.o.gateways.Commands(e.MasterTarget.Gateway))
 	if err != nil {
 		return err
 	}

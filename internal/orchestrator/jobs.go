@@ -57,7 +57,7 @@ func (o *Orchestrator) Start(ctx context.Context, s StartRequest) (job rest.Job,
 		if err != nil {
 			return err
 		}
-		if err := lifecycle.Check(s.Operation, f); err != nil {
+		if err := o.rules.Check(s.Operation, f); err != nil {
 			return err
 		}
 		if err := checkTarget(&g, s); err != nil {
@@ -133,6 +133,7 @@ func checkRequest(s StartRequest) error {
 		"mode": r.Mode != "", "point": r.Point != "", "shutdownSource": r.ShutdownSource != "", "network": r.Network != "",
 		"notes": r.Notes != "", "force": r.Force, "name": r.Name != "", "appConsistent": r.AppConsistent,
 		"perMachine": r.PerMachine, "probes": len(r.Probes) > 0, "acceptRunning": r.AcceptRunning,
+		"reprotect": r.Reprotect != nil,
 	}
 	fits := map[string]bool{
 		"mode": failover, "shutdownSource": failover, "network": failover || op == lifecycle.TestFailover || op == lifecycle.ChangePoint,
@@ -141,6 +142,7 @@ func checkRequest(s StartRequest) error {
 		"perMachine": failover || op == lifecycle.ChangePoint || op == lifecycle.TestFailover,
 		"probes":     op == lifecycle.Commit, "acceptRunning": op == lifecycle.Commit,
 		"name": op == lifecycle.CreatePoint, "appConsistent": op == lifecycle.CreatePoint,
+		"reprotect": op == lifecycle.Reprotect,
 	}
 	for field, is := range given {
 		if is && !fits[field] {
@@ -313,7 +315,7 @@ func (o *Orchestrator) again(ctx context.Context, id dr.JobID, want rest.JobStat
 			if err != nil {
 				return err
 			}
-			if err := lifecycle.Check(j.Operation, f); err != nil {
+			if err := o.rules.Check(j.Operation, f); err != nil {
 				return err
 			}
 		}

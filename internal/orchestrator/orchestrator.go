@@ -9,6 +9,7 @@ import (
 
 	"rebound/internal/control"
 	"rebound/internal/dr"
+	"rebound/internal/lifecycle"
 	"rebound/internal/vault/live"
 	"rebound/internal/vault/rest"
 	"rebound/internal/vault/store"
@@ -37,6 +38,9 @@ type Config struct {
 	// Ended is told of every job that has ended; it may be nil and must
 	// not block.
 	Ended func(rest.Job)
+	// Guards are the life cycle's; nil means lifecycle.Guards. Tests leave
+	// one out.
+	Guards map[lifecycle.GuardName]lifecycle.Guard
 }
 
 // Orchestrator runs jobs.
@@ -49,6 +53,7 @@ type Orchestrator struct {
 	hook     func(dr.JobID, string, string)
 	ended    func(rest.Job)
 	opened   time.Time
+	rules    lifecycle.Rulebook
 	lease    *lease
 	engine   *engine
 
@@ -67,7 +72,7 @@ type taskKey struct {
 // goes on with every job that has not ended.
 func Open(ctx context.Context, c Config) (*Orchestrator, error) {
 	o := &Orchestrator{
-		store: c.Store, live: c.Live, gateways: c.Gateways, log: c.Log, now: c.Now, hook: c.Hook, ended: c.Ended, opened: c.Now(),
+		store: c.Store, live: c.Live, gateways: c.Gateways, log: c.Log, now: c.Now, hook: c.Hook, ended: c.Ended, opened: c.Now(), rules: lifecycle.NewRulebook(c.Guards),
 		progress: map[taskKey]control.Progress{}, cancels: map[dr.JobID]chan struct{}{}, changed: make(chan struct{}),
 	}
 	if o.hook == nil {
@@ -135,6 +140,11 @@ func (o *Orchestrator) reachable(ctx context.Context, gw dr.GatewayID) bool {
 		o.gateways.Await(ctx, gw, left)
 	}
 	return o.up(gw)
+}
+
+// Allowed says which operations may begin by the facts of an item or a group.
+func (o *Orchestrator) Allowed(f lifecycle.Facts) []lifecycle.OperationStatus {
+	return o.rules.Allowed(f)
 }
 
 // Lease is the epoch of this process's lease.

@@ -48,6 +48,8 @@ func catalogue() map[string]task {
 		{name: "commit-machines", title: "Make the recovered machines independent", beyond: true, run: commitMachines},
 		{name: "swap", title: "Make the direction the other one", run: swapDirection},
 		{name: "delete-source", title: "Delete the machines that are not needed any more", run: deleteSource},
+		{name: "choose-ends", title: "Check process server and master target", always: true, run: chooseEnds},
+		{name: "use-ends", title: "Use process server and master target", run: useEnds},
 		{name: "probe-path", title: "Prove the path between the gateways", always: true, run: probePath},
 		{name: "forget-old-stream", title: "End the old stream", run: forgetOldStream},
 		{name: "resolve-test", title: "Choose the exact moment", run: resolveTest},
@@ -88,7 +90,7 @@ func tasksOf(j store.Job) (names []string, clean func(context.Context, *run) err
 		}
 		return words("prove commit-machines swap"), nil
 	case lifecycle.Reprotect:
-		return words("prerequisites probe-path forget-old-stream create-journal start-replication"), undoReprotect
+		return words("choose-ends prerequisites probe-path forget-old-stream use-ends create-journal start-replication"), undoReprotect
 	case lifecycle.TestFailover:
 		return words("prerequisites resolve-test start-test"), nil
 	case lifecycle.TestCleanup:

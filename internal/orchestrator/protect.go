@@ -3,7 +3,6 @@ package orchestrator
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -126,14 +125,14 @@ func (o *Orchestrator) insertProtected(tx *store.Tx, req rest.ProtectRequest) (*
 		g.Disks = append(g.Disks, disksOf(m.Definition)...)
 	}
 	var err error
-	if g.HomeGateway, err = o.pickGateway(tx, req.Site); err != nil {
+	if g.HomeGateway, err = o.pickGateway(tx, req.Site, control.ProcessServer); err != nil {
 		return nil, err
 	}
-	if g.RecoveryGateway, err = o.pickGateway(tx, req.To); err != nil {
+	if g.RecoveryGateway, err = o.pickGateway(tx, req.To, control.MasterTarget); err != nil {
 		return nil, err
 	}
 	f := lifecycle.Facts{State: g.State, Direction: g.Direction, ActiveGateway: g.HomeGateway, StandbyGateway: g.RecoveryGateway, ActiveUp: o.up(g.HomeGateway), StandbyUp: o.up(g.RecoveryGateway)}
-	if err := lifecycle.Check(lifecycle.Protect, f); err != nil {
+	if err := o.rules.Check(lifecycle.Protect, f); err != nil {
 		return nil, err
 	}
 	if err := tx.InsertGroup(g); errors.Is(err, store.ErrExists) {
@@ -198,15 +197,16 @@ func disksOf(def dr.Definition) []dr.GroupDisk {
 	return out
 }
 
-// pickGateway chooses a site's gateway: a connected one before others.
-func (o *Orchestrator) pickGateway(tx *store.Tx, id dr.SiteID) (dr.GatewayID, error) {
+// pickGateway chooses a site's gateway for a part: a connected one before
+// others.
+func (o *Orchestrator) pickGateway(tx *store.Tx, id dr.SiteID, role control.Role) (dr.GatewayID, error) {
 	list, err := tx.Gateways(id)
 	if err != nil {
 		return "", err
 	}
 	var any dr.GatewayID
 	for _, g := range list {
-		if g.State != "enrolled" {
+		if g.State != "enrolled" || !takes(g, role) {
 			continue
 		}
 		if o.up(g.ID) {
@@ -215,7 +215,7 @@ func (o *Orchestrator) pickGateway(tx *store.Tx, id dr.SiteID) (dr.GatewayID, er
 		any = g.ID
 	}
 	if any == "" {
-		return "", problem.New(problem.UnknownGateway, "site %s has no gateway", id)
+		return "", problem.New(problem.UnknownGateway, "site %s has no gateway with the role %s", id, role)
 	}
 	return any, nil
 }
@@ -282,12 +282,27 @@ func protectPrerequisites(ctx context.Context, r *run) error {
 	return nil
 }
 
+// siteRefusal lets the life cycle refuse a failover to a site that does not
+// answer its gateway; any other error is what it is.
+func (r *run) siteRefusal(ctx context.Context, err error) error {
+	op := r.job.Operation
+	if !problem.HasCode(err, problem.SiteUnreachable) || op != lifecycle.Failover && op != lifecycle.Failback {
+		return err
+	}
+	f, ferr := r.endFacts(ctx)
+	if ferr != nil {
+		return ferr
+	}
+	f.Ends.MasterTarget.Said = &lifecycle.Said{SiteProblem: problem.From(err).Detail}
+	return r.o.rules.Recheck(op, f)
+}
+
 // checkPrerequisites proves that the gateways an operation needs answer.
 func checkPrerequisites(ctx context.Context, r *run) error {
 	force := r.job.Request != nil && r.job.Request.Force
 	if _, _, err := r.inventory(ctx, r.standby()); err != nil {
 		if !force {
-			return err
+			return r.siteRefusal(ctx, err)
 		}
 		r.warn("%v", err)
 	}
@@ -329,6 +344,9 @@ func createJournal(ctx context.Context, r *run) error {
 	req := control.CreateJournalRequest{
 		Group: r.group.ID, Generation: r.group.Generation, Source: r.group.Source(), Keep: r.keep(), RedoWindow: seconds(r.policy.RedoWindow), Retention: seconds(r.policy.Retention),
 	}
+	if err := r.placesOf(ctx, &req); err != nil {
+		return err
+	}
 	for _, name := range r.group.Machines() {
 		m, ok := have[name]
 		if !ok {
@@ -353,6 +371,29 @@ func createJournal(ctx context.Context, r *run) error {
 		return nil
 	})
 	return nil
+}
+
+// placesOf says where a reprotect was asked to put the journal and new disks.
+func (r *run) placesOf(ctx context.Context, req *control.CreateJournalRequest) error {
+	if r.job.Operation != lifecycle.Reprotect || r.request().Reprotect == nil {
+		return nil
+	}
+	return r.o.store.View(ctx, func(tx *store.Tx) error {
+		e, err := r.o.ends(tx, &r.group, r.request().Reprotect)
+		if err != nil {
+			return err
+		}
+		req.RetentionVolume = e.Volume
+		for name, ds := range e.Datastores {
+			if ds != "" {
+				if req.Datastores == nil {
+					req.Datastores = map[dr.MachineName]string{}
+				}
+				req.Datastores[name] = ds
+			}
+		}
+		return nil
+	})
 }
 
 func startReplication(ctx context.Context, r *run) error {
@@ -399,7 +440,10 @@ func undoProtect(ctx context.Context, r *run) error {
 	return r.dismantle(ctx, !made)
 }
 
-func undoReprotect(ctx context.Context, r *run) error { return r.dismantle(ctx, true) }
+func undoReprotect(ctx context.Context, r *run) error {
+	r.restoreEnds()
+	return r.dismantle(ctx, true)
+}
 
 // dismantle ends stream and journal as far as they exist; what cannot be
 // reached is a warning.
@@ -425,20 +469,6 @@ func (r *run) began(name string) bool {
 	return slices.ContainsFunc(r.job.Tasks, func(t rest.Task) bool {
 		return t.Name == name && t.State != rest.JobPending && t.State != rest.JobSkipped && t.State != rest.JobCancelled
 	})
-}
-
-// probePath proves that the source's gateway reaches the standby's data port;
-// heartbeats to the vault do not prove that.
-func probePath(ctx context.Context, r *run) error {
-	inv, _, err := r.inventory(ctx, r.standby())
-	if err != nil {
-		return err
-	}
-	if err := r.source().Probe(ctx, inv.DataAddr); err != nil {
-		return fmt.Errorf("gateway %s does not reach gateway %s at %s: %w", r.group.Source(), r.group.Standby(), inv.DataAddr, err)
-	}
-	r.set("path", fmt.Sprintf("%s -> %s (%s)", r.group.Source(), r.group.Standby(), inv.DataAddr))
-	return nil
 }
 
 // forgetOldStream ends, at the site that is to be the standby, the stream that

@@ -24,6 +24,7 @@ import (
 	"rebound/internal/control"
 	"rebound/internal/dr"
 	"rebound/internal/identity"
+	"rebound/internal/lifecycle"
 	"rebound/internal/orchestrator"
 	"rebound/internal/vault/api"
 	"rebound/internal/vault/live"
@@ -68,6 +69,8 @@ type Config struct {
 	FirstToken func(secret string)
 	// Hook is orchestrator.Config.Hook, for tests.
 	Hook func(job dr.JobID, task, moment string)
+	// Guards are orchestrator.Config.Guards, for tests.
+	Guards map[lifecycle.GuardName]lifecycle.Guard
 }
 
 func (c *Config) complete() error {
@@ -117,7 +120,7 @@ func run(ctx context.Context, c Config, st *store.Store, ca *identity.CA, ln net
 	hub := control.NewHub()
 	var server atomic.Pointer[api.Server]
 	jobs, err := orchestrator.Open(ctx, orchestrator.Config{
-		Dir: c.Dir, Store: st, Live: mem, Gateways: hub, Log: c.Log, Now: c.Now, Hook: c.Hook,
+		Dir: c.Dir, Store: st, Live: mem, Gateways: hub, Log: c.Log, Now: c.Now, Hook: c.Hook, Guards: c.Guards,
 		Ended: func(rest.Job) {
 			if s := server.Load(); s != nil {
 				s.Refresh()

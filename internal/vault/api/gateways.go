@@ -200,7 +200,7 @@ func (s *Server) readInventory(ctx context.Context, g store.Gateway) error {
 		if err != nil {
 			return err
 		}
-		fresh.DataAddr = inv.DataAddr
+		fresh.DataAddr, fresh.Roles = inv.DataAddr, inv.Roles
 		if err := tx.PutGateway(fresh); err != nil {
 			return err
 		}

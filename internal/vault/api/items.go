@@ -218,7 +218,7 @@ func (s *Server) viewOf(tx *store.Tx, g *store.Group, lone bool) (rest.Group, er
 	out := rest.Group{ID: g.ID, Disks: g.Disks, Replication: rest.Replication{
 		HomeSite: g.Home, RecoverySite: g.Recovery, ActiveSite: g.Active, Direction: g.Direction, Generation: g.Generation,
 		Policy: g.Policy, State: g.State, Test: g.Test, RunningJob: g.Running, LastJob: g.LastJob, Recovered: g.Recovered,
-		RPO: s.Live.RPO(g, policy.RPOThreshold, s.Now()), AllowedOperations: lifecycle.Allowed(f),
+		RPO: s.Live.RPO(g, policy.RPOThreshold, s.Now()), AllowedOperations: s.Jobs.Allowed(f),
 	}}
 	if src, ok := s.Live.Group(g.ID, g.Source()); ok {
 		out.SourcePhase, out.Sync, out.Counters, out.Problem = src.Report.Phase, src.Report.Sync, src.Report.Counters, src.Report.Problem

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"rebound/internal/control"
 	"rebound/internal/dr"
 	"rebound/internal/site"
 	"rebound/internal/vault/rest"
@@ -25,11 +26,13 @@ type Site struct {
 
 // Gateway is a data-plane process.
 type Gateway struct {
-	ID              dr.GatewayID `json:"id"`
-	Site            dr.SiteID    `json:"site"`
-	State           string       `json:"state"` // announced, enrolled, revoked
-	DataAddr        string       `json:"dataAddr,omitempty"`
-	CertificateEnds time.Time    `json:"certificateEnds,omitzero"`
+	ID       dr.GatewayID `json:"id"`
+	Site     dr.SiteID    `json:"site"`
+	State    string       `json:"state"` // announced, enrolled, revoked
+	DataAddr string       `json:"dataAddr,omitempty"`
+	// Roles as the gateway told them; none: it has told nothing yet.
+	Roles           []control.Role `json:"roles,omitempty"`
+	CertificateEnds time.Time      `json:"certificateEnds,omitzero"`
 	// CertificateSum is the SHA-256 of the one certificate that is valid.
 	CertificateSum string `json:"certificateSum,omitempty"`
 }
