@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -14,21 +15,23 @@ import (
 
 func (a *app) newItem() *cobra.Command {
 	return a.parent("item", "Replicated items: protected machines", "  rebound item list\n  rebound item show web",
-		a.newItemList(), a.newItemShow(), a.newWatch("item", func(ctx context.Context, c *client.Client, id string) (rest.Replication, error) {
+		a.newItemList(), a.newItemShow(), a.newItemSettings(), a.newWatch("item", func(ctx context.Context, c *client.Client, id string) (rest.Replication, error) {
 			i, err := c.Item(ctx, dr.ItemID(id))
 			return i.Replication, err
 		}))
 }
 
 func (a *app) newItemList() *cobra.Command {
-	return &cobra.Command{
-		Use: "list", Short: "List the replicated items", Example: "  rebound item list\n  rebound item list -o json", Args: cobra.NoArgs,
+	var keep replicationFilter
+	cmd := &cobra.Command{
+		Use: "list", Short: "List the replicated items", Example: "  rebound item list\n  rebound item list --site cloud --health critical -o json", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withClient(func(c *client.Client) error {
 				items, err := c.Items(cmd.Context())
 				if err != nil {
 					return err
 				}
+				items = slices.DeleteFunc(items, func(i rest.Item) bool { return !keep.fits(i.Replication) })
 				return a.print(items, func(t *table) {
 					t.head("ITEM", "GROUP", "STATE", "HEALTH", "RPO", "ACTIVE", "STANDBY", "POINTS", "JOB")
 					for _, i := range items {
@@ -38,6 +41,8 @@ func (a *app) newItemList() *cobra.Command {
 			})
 		},
 	}
+	keep.add(cmd)
+	return cmd
 }
 
 func (a *app) newItemShow() *cobra.Command {
@@ -66,21 +71,23 @@ func (a *app) newItemShow() *cobra.Command {
 
 func (a *app) newGroup() *cobra.Command {
 	return a.parent("group", "Replication groups: machines with one order of writes", "  rebound group list\n  rebound group watch shop",
-		a.newGroupList(), a.newGroupShow(), a.newWatch("group", func(ctx context.Context, c *client.Client, id string) (rest.Replication, error) {
+		a.newGroupList(), a.newGroupShow(), a.newGroupUpdate(), a.newWatch("group", func(ctx context.Context, c *client.Client, id string) (rest.Replication, error) {
 			g, err := c.Group(ctx, dr.GroupID(id))
 			return g.Replication, err
 		}))
 }
 
 func (a *app) newGroupList() *cobra.Command {
-	return &cobra.Command{
-		Use: "list", Short: "List the replication groups", Example: "  rebound group list\n  rebound group list -o yaml", Args: cobra.NoArgs,
+	var keep replicationFilter
+	cmd := &cobra.Command{
+		Use: "list", Short: "List the replication groups", Example: "  rebound group list\n  rebound group list --state Protected --policy gold -o yaml", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withClient(func(c *client.Client) error {
 				groups, err := c.Groups(cmd.Context())
 				if err != nil {
 					return err
 				}
+				groups = slices.DeleteFunc(groups, func(g rest.Group) bool { return !keep.fits(g.Replication) })
 				return a.print(groups, func(t *table) {
 					t.head("GROUP", "MEMBERS", "STATE", "HEALTH", "RPO", "ACTIVE", "STANDBY", "POINTS", "JOURNAL", "JOB")
 					for _, g := range groups {
@@ -90,6 +97,8 @@ func (a *app) newGroupList() *cobra.Command {
 			})
 		},
 	}
+	keep.add(cmd)
+	return cmd
 }
 
 func (a *app) newGroupShow() *cobra.Command {

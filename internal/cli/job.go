@@ -16,7 +16,7 @@ import (
 
 func (a *app) newJob() *cobra.Command {
 	return a.parent("job", "Jobs: what is done, step by step", "  rebound job list\n  rebound job watch ID",
-		a.newJobList(), a.newJobShow(), a.newJobWatch(),
+		a.newJobList(), a.newJobShow(), a.newJobWatch(), a.newJobExport(),
 		a.newJobAction("cancel", "Cancel a running job", `Ask a job to stop. It stops between two tasks and cleans up what it did, as long as it
 has not passed its point of no return; then it is refused.`),
 		a.newJobAction("restart", "Run a failed job again from the task that failed", "Run a failed job again: tasks that succeeded are not repeated, except for checks."),

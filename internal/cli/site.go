@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -14,7 +15,7 @@ import (
 
 func (a *app) newSite() *cobra.Command {
 	return a.parent("site", "Sites: places that run machines", "  rebound site list\n  rebound site create cloud",
-		a.newSiteList(), a.newSiteShow(), a.newSiteCreate(), a.newSiteDelete())
+		a.newSiteList(), a.newSiteShow(), a.newSiteCreate(), a.newSiteUpdate(), a.newSiteDelete())
 }
 
 func (a *app) newSiteList() *cobra.Command {
@@ -79,6 +80,28 @@ func (a *app) newSiteCreate() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withClient(func(c *client.Client) error {
 				s, err := c.CreateSite(cmd.Context(), rest.NewSite{ID: dr.SiteID(args[0]), Description: description})
+				if err != nil {
+					return err
+				}
+				return a.print(s, func(t *table) { siteRows(t, s) })
+			})
+		},
+	}
+	cmd.Flags().StringVar(&description, "description", "", "a line for people")
+	return cmd
+}
+
+func (a *app) newSiteUpdate() *cobra.Command {
+	var description string
+	cmd := &cobra.Command{
+		Use: "update SITE", Short: "Change a site's description", Example: `  rebound site update cloud --description "rack 7"`,
+		Args: exactly("SITE"), ValidArgsFunction: a.completeSites,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if !cmd.Flags().Changed("description") {
+				return usageError{errors.New("--description is missing")}
+			}
+			return a.withClient(func(c *client.Client) error {
+				s, err := c.UpdateSite(cmd.Context(), dr.SiteID(args[0]), rest.SiteChange{Description: description})
 				if err != nil {
 					return err
 				}

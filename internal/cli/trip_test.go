@@ -140,6 +140,8 @@ func TestUnknownThings(t *testing.T) {
 	for line, code := range map[string]string{
 		"item show x": "UnknownItem", "group show x": "UnknownGroup", "machine show x": "UnknownMachine", "machine show web --site x": "UnknownMachine",
 		"site show x": "UnknownSite", "site delete x --yes": "UnknownSite", "gateway show x": "UnknownGateway", "gateway enroll x --site x": "UnknownSite",
+		"mapping show x": "UnknownMapping", "mapping delete x --yes": "UnknownMapping", "item settings x": "UnknownItem", "job export x": "UnknownJob",
+		"group update x --policy default": "UnknownGroup", "site update x --description y": "UnknownSite",
 		"policy show x": "UnknownPolicy", "policy update x": "UnknownPolicy", "policy delete x --yes": "UnknownPolicy",
 		"job show x": "UnknownJob", "job cancel x": "UnknownJob", "point list x": "UnknownItem", "group watch x": "UnknownGroup",
 		"machine import --site x --qmp /s": "UnknownSite", "machine protect x --to cloud": "UnknownMachine",
@@ -158,7 +160,9 @@ func TestPolicies(t *testing.T) {
 	def := read[rest.Policy](t, "policy", "show", "default")
 	gold := read[rest.Policy](t, "policy", "create", "gold", "--redo-window", "72h", "--require-agent", "--compression", "s2")
 	wanted := def
-	wanted.ID, wanted.RedoWindow, wanted.RequireAgent, wanted.Compression = "gold", 72*3600, true, "s2"
+	wanted.ID, wanted.RedoWindow, wanted.Retention, wanted.RequireAgent, wanted.Compression = "gold", 72*3600, 72*3600, true, "s2"
+	back := rest.NewFailbackPolicy(def)
+	wanted.Failback = &back
 	if !reflect.DeepEqual(gold, wanted) {
 		t.Errorf("created %+v, want %+v", gold, wanted)
 	}
@@ -167,6 +171,11 @@ func TestPolicies(t *testing.T) {
 	if got := read[rest.Policy](t, "policy", "update", "gold", "--require-agent=false", "--crash-interval", "1m"); !reflect.DeepEqual(got, wanted) {
 		t.Errorf("updated %+v, want %+v", got, wanted)
 	}
+	got := read[rest.Policy](t, "policy", "update", "gold", "--failback-rpo-threshold", "10m", "--app-interval", "1h", "--unmapped-networks", "isolate")
+	if got.Failback.RPOThreshold != 600 || got.RPOThreshold != def.RPOThreshold || got.AppInterval != 3600 || got.UnmappedNetworks != "isolate" {
+		t.Errorf("updated %+v, failback %+v", got, got.Failback)
+	}
+	refused(t, exitUsage, "InvalidRequest", "policy", "update", "gold", "--app-interval", "72h")
 	refused(t, exitUsage, "InvalidRequest", "policy", "update", "gold", "--crash-interval", "1500ms")
 	refused(t, exitUsage, "InvalidRequest", "policy", "update", "gold", "--compression", "rar")
 	want(t, exitOK, "policy", "delete", "gold", "--yes")

@@ -15,7 +15,7 @@ func TestWrongCommandLines(t *testing.T) {
 		"failovr", "site nonsense", "status surplus", "item show", "item show a b", "--bogus", "item list --bogus",
 		"item list -o xml", "job show J --timeout -1s", "job show J --timeout soon",
 		"failover shop", "failover shop --planned --unplanned", "failover shop --planned --point p1",
-		"failback shop --planned --unplanned", "change-point shop", "test shop", "point create shop",
+		"failback shop --planned --unplanned", "change-point shop", "point create shop", "apply", "export vm", "item settings", "mapping create m", "group update shop",
 		"machine import --site home", "machine protect", "machine protect web",
 		"point list shop --from yesterday", "gateway enroll gw", "token create --name n",
 		"completion tcsh", "check --sample 0s", "site delete home --dry-run", "gateway revoke gw --dry-run",

@@ -90,6 +90,7 @@ func (s *Server) routes() {
 	s.choiceRoutes(api)
 	s.jobRoutes(api)
 	s.targetSettingRoutes(api)
+	s.changeRoutes(api)
 	s.adminRoutes(api)
 	s.adoptRoutes(api)
 	s.healthRoutes(api)

@@ -118,6 +118,9 @@ func Routes() map[string]Need {
 		"put-policy":    {Role: Contributor},
 		"delete-policy": {Role: Contributor},
 
+		"update-site":        {Role: Contributor},
+		"update-group":       {Role: Contributor},
+		"validate-site":      {Role: Contributor},
 		"list-mappings":      {Role: Reader},
 		"show-mapping":       {Role: Reader},
 		"put-mapping":        {Role: Contributor},

@@ -44,3 +44,17 @@ func (c *Client) PutItemSettings(ctx context.Context, s rest.ItemSettings) (rest
 	_, err := c.do(ctx, http.MethodPut, "/items/"+seg(id)+"/settings", nil, s, &out)
 	return out, err
 }
+
+// UpdateSite changes a site's description.
+func (c *Client) UpdateSite(ctx context.Context, id dr.SiteID, change rest.SiteChange) (rest.Site, error) {
+	var out rest.Site
+	_, err := c.do(ctx, http.MethodPut, "/sites/"+seg(id), nil, change, &out)
+	return out, err
+}
+
+// UpdateGroup gives a group another policy.
+func (c *Client) UpdateGroup(ctx context.Context, id dr.GroupID, change rest.GroupChange) (rest.Group, error) {
+	var out rest.Group
+	_, err := c.do(ctx, http.MethodPut, "/groups/"+seg(id), nil, change, &out)
+	return out, err
+}

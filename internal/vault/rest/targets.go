@@ -5,6 +5,16 @@ import (
 	"rebound/internal/site"
 )
 
+// SiteChange is what can be changed of a site.
+type SiteChange struct {
+	Description string `json:"description"`
+}
+
+// GroupChange is what can be changed of a group; its members cannot.
+type GroupChange struct {
+	Policy dr.PolicyID `json:"policy" minLength:"1"`
+}
+
 // NetworkMapping says which networks of two sites stand for each other. A
 // machine that is recovered gets the network at the other end, unless its own
 // target settings name another.
