@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -38,6 +39,9 @@ func (a *app) newGroupUpdate() *cobra.Command {
 		Example: "  rebound group update shop --policy gold",
 		Args:    exactly("GROUP"), ValidArgsFunction: a.completeGroups,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if policy == "" {
+				return usageError{errors.New("--policy is missing")}
+			}
 			return a.withClient(func(c *client.Client) error {
 				g, err := c.UpdateGroup(cmd.Context(), dr.GroupID(args[0]), rest.GroupChange{Policy: dr.PolicyID(policy)})
 				if err != nil {
@@ -51,11 +55,8 @@ func (a *app) newGroupUpdate() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&policy, "policy", "", "the policy")
-	if err := cmd.MarkFlagRequired("policy"); err != nil {
-		panic(err) // the flag is defined one line above
-	}
 	if err := cmd.RegisterFlagCompletionFunc("policy", a.completePolicies); err != nil {
-		panic(err)
+		panic(err) // the flag is defined one line above
 	}
 	return cmd
 }

@@ -120,7 +120,6 @@ func Routes() map[string]Need {
 
 		"update-site":        {Role: Contributor},
 		"update-group":       {Role: Contributor},
-		"validate-site":      {Role: Contributor},
 		"list-mappings":      {Role: Reader},
 		"show-mapping":       {Role: Reader},
 		"put-mapping":        {Role: Contributor},
