@@ -67,11 +67,16 @@ any moment at all can be chosen. --from and --to take an RFC 3339 time, a local
 func (a *app) newPointCreate() *cobra.Command {
 	return a.newOperation(operation{
 		op: lifecycle.CreatePoint, use: "create", short: "Create a named recovery point now",
-		long: `Create a named recovery point (a bookmark) of a group at its present moment. It is
-crash-consistent: what the disks would hold after a power cut.`,
-		example: "  rebound point create shop --name before-upgrade",
+		long: `Create a named recovery point of a group at its present moment. A bookmark is
+crash-consistent: what the disks would hold after a power cut. With --app-consistent the
+file systems of all members are frozen for it through the QEMU guest agent, and the
+agent's hook scripts run before and after. If one member cannot be frozen, the job fails
+with GuestNotFrozen and no point of the name is made.`,
+		example: `  rebound point create shop --name before-upgrade
+  rebound point create shop --name month-end --app-consistent`,
 		flags: func(cmd *cobra.Command, req *rest.OperationRequest) {
 			cmd.Flags().StringVar(&req.Name, "name", "", "the point's name (needed)")
+			cmd.Flags().BoolVar(&req.AppConsistent, "app-consistent", false, "freeze the guests' file systems for it")
 		},
 		check: func(req *rest.OperationRequest) error {
 			if req.Name == "" {

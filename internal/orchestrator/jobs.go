@@ -156,8 +156,6 @@ func checkRequest(s StartRequest) error {
 		return problem.New(problem.InvalidRequest, "a planned failover loses nothing of any machine: leave perMachine out")
 	case op == lifecycle.ChangePoint && r.Point == "" && !r.PerMachine:
 		return problem.New(problem.InvalidRequest, "change-point needs a point")
-	case r.AppConsistent:
-		return problem.New(problem.InvalidRequest, "points with frozen file systems are not made yet; leave appConsistent out for a crash-consistent one")
 	case op == lifecycle.CreatePoint && r.Name == "":
 		return problem.New(problem.InvalidRequest, "create-point needs a name")
 	case r.Mode == "planned" && r.Point != "" && r.Point != dr.Latest:

@@ -3,6 +3,8 @@ package vault_test
 import (
 	"testing"
 
+	"rebound/internal/control/controltest"
+	"rebound/internal/dr"
 	"rebound/internal/lifecycle"
 	"rebound/internal/problem"
 	"rebound/internal/vault/client"
@@ -27,10 +29,20 @@ func TestPower(t *testing.T) {
 	wantCode(t, l.c.StopMachine(ctx, "home", "vm1", rest.StopMachine{Mode: "gently"}), problem.InvalidRequest)
 }
 
-// TestNoFalseLabel: a point that froze nothing is not called app-consistent.
-func TestNoFalseLabel(t *testing.T) {
+// TestAppConsistentPoint on request: the label is the gateway's to give, and the
+// job fails when it was not given.
+func TestAppConsistentPoint(t *testing.T) {
 	l := newLab(t)
 	l.protected()
-	_, err := l.c.Operate(t.Context(), client.GroupTarget("app"), lifecycle.CreatePoint, rest.OperationRequest{Name: "x", AppConsistent: true})
-	wantCode(t, err, problem.InvalidRequest)
+	want := rest.OperationRequest{Name: "x", AppConsistent: true}
+	l.operate(lifecycle.CreatePoint, want)
+	pts, err := l.c.Points(t.Context(), client.GroupTarget("app"), client.PointFilter{Kind: dr.AppConsistent})
+	if err != nil || len(pts.Points) != 1 || pts.Points[0].Name != "x" {
+		t.Errorf("points %+v, %v", pts, err)
+	}
+	l.world.Plan(&controltest.Fault{Command: "CreatePoint", Err: problem.New(problem.GuestNotFrozen, "machine vm1: no agent answers"), Times: 1})
+	job := l.operate(lifecycle.CreatePoint, want, rest.JobFailed)
+	if len(job.Errors) == 0 || job.Errors[0].Code != problem.GuestNotFrozen {
+		t.Errorf("job %+v", job)
+	}
 }

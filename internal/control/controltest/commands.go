@@ -2,6 +2,7 @@ package controltest
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -267,7 +268,14 @@ func (g *Gateway) ResolvePoint(_ context.Context, r control.ResolveRequest) (con
 	switch {
 	case r.Selector == dr.Latest, r.Selector == dr.LatestProcessed, r.Selector == dr.LatestMultiVM:
 		return control.Resolved{Position: h.pos, Time: h.at}, nil
-	case r.Selector == dr.LatestApp:
+	case r.Selector == dr.LatestApp, r.Selector == dr.LatestMultiVMApp:
+		for _, p := range slices.Backward(j.points) {
+			if p.Kind == dr.AppConsistent {
+				res, err := j.at(p.Position, h)
+				res.Point = &p
+				return res, err
+			}
+		}
 		return control.Resolved{}, problem.New(problem.NoRecoveryPoint, "no application-consistent point was made")
 	}
 	if at, ok := strings.CutPrefix(string(r.Selector), "@"); ok {
