@@ -50,7 +50,7 @@ func (o *Orchestrator) Start(ctx context.Context, s StartRequest) (job rest.Job,
 				return err
 			}
 			if joined = j.Operation == s.Operation; joined {
-				return nil
+				return tx.ClaimJob(j.ID)
 			}
 		}
 		f, err := o.factsFor(tx, &g, s)
@@ -182,17 +182,6 @@ func (o *Orchestrator) Job(ctx context.Context, id dr.JobID) (rest.Job, error) {
 		return rest.Job{}, problem.New(problem.UnknownJob, "there is no job %q", id)
 	}
 	return o.present(j), err
-}
-
-// Jobs lists jobs, newest first, of one group when it is not empty.
-func (o *Orchestrator) Jobs(ctx context.Context, group dr.GroupID, limit int) ([]rest.Job, error) {
-	var rows []store.Job
-	err := o.store.View(ctx, func(tx *store.Tx) (err error) { rows, err = tx.Jobs(group, limit); return err })
-	out := make([]rest.Job, len(rows))
-	for i, j := range rows {
-		out[i] = o.present(j)
-	}
-	return out, err
 }
 
 func (o *Orchestrator) present(j store.Job) rest.Job {

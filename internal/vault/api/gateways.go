@@ -16,6 +16,7 @@ import (
 	"rebound/internal/identity"
 	"rebound/internal/lifecycle"
 	"rebound/internal/problem"
+	"rebound/internal/vault/auth"
 	"rebound/internal/vault/rest"
 	"rebound/internal/vault/store"
 )
@@ -68,19 +69,51 @@ func (s *Server) enroll(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, problem.Wrap(err, problem.InvalidRequest, "cannot read the request"))
 		return
 	}
-	res, err := s.issue(r.Context(), req)
-	row := rest.AuditRow{Time: s.Now().UTC(), Who: req.Role + " " + req.Name, From: r.RemoteAddr, Method: r.Method, Path: r.URL.Path, Status: http.StatusOK}
-	if err != nil {
-		row.Status = documentOf(err).Status
-	}
-	if e := s.Store.Update(context.WithoutCancel(r.Context()), func(tx *store.Tx) error { return tx.InsertAudit(row) }); e != nil {
-		s.Log.Error("write audit log", "error", e)
-	}
-	if err != nil {
+	who := req.Role + " " + req.Name
+	guess := auth.GuessOf("enroll", who, requestOf(r.Context()).from)
+	if wait := s.limits.Begin(guess); wait > 0 {
+		err := tooMany(wait, "passphrases for %s were tried again and again", who)
+		s.auditDoor(r, "", req.Role+"/"+req.Name, string(problem.TooManyAttempts), http.StatusTooManyRequests)
 		writeProblem(w, err)
 		return
 	}
+	res, err := s.issue(r.Context(), req)
+	if problem.HasCode(err, problem.NotAuthenticated) {
+		s.wrongPassphrase(r.Context(), req)
+	} else {
+		s.limits.Right(guess)
+	}
+	if err != nil {
+		d := documentOf(err)
+		s.auditDoor(r, "", req.Role+"/"+req.Name, string(d.Code), d.Status)
+		writeProblem(w, err)
+		return
+	}
+	s.auditDoor(r, who, req.Role+"/"+req.Name, "", http.StatusOK)
 	writeJSON(w, res)
+}
+
+// suspectAttempts wrong passphrases for one enrolment are told as an event.
+const suspectAttempts = 5
+
+// wrongPassphrase counts an attempt at an enrolment that is announced.
+func (s *Server) wrongPassphrase(ctx context.Context, req control.EnrollRequest) {
+	err := s.Store.Update(context.WithoutCancel(ctx), func(tx *store.Tx) error {
+		if err := tx.CountAttempt(req.Role, req.Name); err != nil {
+			return err
+		}
+		n, err := tx.Attempts(req.Role, req.Name)
+		if n != suspectAttempts {
+			return notFound(err, problem.UnknownGateway, "it was not announced")
+		}
+		return tx.InsertEvent(rest.Event{
+			Time: s.Now().UTC(), Code: "EnrollmentGuessed", Severity: "warning",
+			Text: fmt.Sprintf("%d wrong passphrases were tried for %s %s, the last one from %s", n, req.Role, req.Name, requestOf(ctx).from),
+		})
+	})
+	if err != nil && !problem.HasCode(err, problem.UnknownGateway) {
+		s.Log.Error("count a wrong passphrase", "error", err)
+	}
 }
 
 func (s *Server) issue(ctx context.Context, req control.EnrollRequest) (control.EnrollResponse, error) {

@@ -251,24 +251,7 @@ func accepted(job rest.Job) *jobReply {
 }
 
 func (s *Server) machineRoutes(api huma.API) {
-	add(api, route("GET", "/machines", "list-machines", "List the machines"), func(ctx context.Context, in *struct {
-		Site dr.SiteID `query:"site"`
-	},
-	) (*reply[rest.List[rest.Machine]], error) {
-		var out []rest.Machine
-		err := s.view(ctx, func(tx *store.Tx) error {
-			rows, err := tx.Machines(in.Site)
-			for _, m := range rows {
-				v, err := s.machineView(tx, m)
-				if err != nil {
-					return err
-				}
-				out = append(out, v)
-			}
-			return err
-		})
-		return listOf(out), err
-	})
+	add(api, route("GET", "/machines", "list-machines", "List the machines"), s.listMachines)
 	add(api, route("GET", "/sites/{site}/machines/{machine}", "show-machine", "Show a machine"), func(ctx context.Context, in *struct {
 		SiteIn
 		Machine dr.MachineName `path:"machine"`

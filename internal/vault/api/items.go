@@ -50,20 +50,8 @@ type resolveIn struct {
 type finder func(tx *store.Tx, id string) (g store.Group, lone bool, err error)
 
 func (s *Server) itemRoutes(api huma.API) {
-	add(api, route("GET", "/items", "list-items", "List the replicated items"), func(ctx context.Context, _ *struct{}) (*reply[rest.List[rest.Item]], error) {
-		var out []rest.Item
-		err := s.eachGroup(ctx, func(g rest.Group) {
-			for _, m := range g.Members {
-				out = append(out, itemOf(g, m))
-			}
-		})
-		return listOf(out), err
-	})
-	add(api, route("GET", "/groups", "list-groups", "List the replication groups"), func(ctx context.Context, _ *struct{}) (*reply[rest.List[rest.Group]], error) {
-		var out []rest.Group
-		err := s.eachGroup(ctx, func(g rest.Group) { out = append(out, g) })
-		return listOf(out), err
-	})
+	add(api, route("GET", "/items", "list-items", "List the replicated items"), s.listItems)
+	add(api, route("GET", "/groups", "list-groups", "List the replication groups"), s.listGroups)
 	add(api, route("GET", "/items/{id}", "show-item", "Show a replicated item"), s.showItem)
 	add(api, route("GET", "/groups/{id}", "show-group", "Show a replication group"), func(ctx context.Context, in *IDIn) (*reply[rest.Group], error) {
 		g, err := s.groupView(ctx, in.ID, findGroup)
@@ -155,13 +143,20 @@ func (s *Server) operate(ctx context.Context, in *operateIn, find finder) (*jobR
 	return accepted(job), err
 }
 
-func (s *Server) eachGroup(ctx context.Context, f func(rest.Group)) error {
+// eachGroup makes the views of the groups that pass; nil lets all pass.
+func (s *Server) eachGroup(ctx context.Context, pass func(*store.Group) bool, f func(rest.Group)) error {
 	return s.view(ctx, func(tx *store.Tx) error {
+		if err := tx.Preload(); err != nil {
+			return err
+		}
 		rows, err := tx.Groups()
 		if err != nil {
 			return err
 		}
 		for _, g := range rows {
+			if pass != nil && !pass(&g) {
+				continue
+			}
 			v, err := s.viewOf(tx, &g, false)
 			if err != nil {
 				return err

@@ -13,27 +13,8 @@ import (
 	"rebound/internal/vault/store"
 )
 
-type pageIn struct {
-	After int64 `query:"after" minimum:"0"`
-	Limit int   `query:"limit" minimum:"0" maximum:"10000"`
-}
-
-func (p pageIn) limit() int {
-	if p.Limit == 0 {
-		return 1000
-	}
-	return p.Limit
-}
-
 func (s *Server) jobRoutes(api huma.API) {
-	add(api, route("GET", "/jobs", "list-jobs", "List the jobs, newest first"), func(ctx context.Context, in *struct {
-		Group dr.GroupID `query:"group"`
-		Limit int        `query:"limit" minimum:"0" maximum:"10000"`
-	},
-	) (*reply[rest.List[rest.Job]], error) {
-		jobs, err := s.Jobs.Jobs(ctx, in.Group, pageIn{Limit: in.Limit}.limit())
-		return listOf(jobs), err
-	})
+	add(api, route("GET", "/jobs", "list-jobs", "List the jobs, newest first"), s.listJobs)
 	add(api, route("GET", "/jobs/{job}", "show-job", "Show a job; with waitSeconds wait for its end"), s.showJob)
 	act := route("POST", "/jobs/{job}/{action}", "act-on-job", "Cancel, restart or resume a job")
 	act.DefaultStatus = 202
@@ -42,15 +23,18 @@ func (s *Server) jobRoutes(api huma.API) {
 		Action string   `path:"action" enum:"cancel,restart,resume"`
 	},
 	) (*jobReply, error) {
+		job, err := s.Jobs.Job(ctx, in.Job)
+		if err != nil {
+			return nil, err
+		}
+		if err := permitOperation(ctx, job.Operation); err != nil {
+			return nil, err
+		}
 		do := map[string]func(context.Context, dr.JobID) (rest.Job, error){"cancel": s.Jobs.Cancel, "restart": s.Jobs.Restart, "resume": s.Jobs.Resume}
-		job, err := do[in.Action](ctx, in.Job)
+		job, err = do[in.Action](ctx, in.Job)
 		return accepted(job), err
 	})
-	add(api, route("GET", "/events", "list-events", "List events after a sequence number, oldest first"), func(ctx context.Context, in *pageIn) (*reply[rest.List[rest.Event]], error) {
-		var out []rest.Event
-		err := s.view(ctx, func(tx *store.Tx) (err error) { out, err = tx.Events(in.After, in.limit()); return err })
-		return listOf(out), err
-	})
+	add(api, route("GET", "/events", "list-events", "List events, oldest first"), s.listEvents)
 }
 
 func (s *Server) showJob(ctx context.Context, in *struct {
@@ -81,7 +65,7 @@ func (s *Server) status(ctx context.Context, _ *struct{}) (*reply[rest.Status], 
 		Vault: s.CA.Vault(), Version: s.Version, Time: s.Now().UTC(), Items: map[lifecycle.State]int{},
 		Unhealthy: []dr.ItemID{}, RunningJobs: []dr.JobID{},
 	}
-	err := s.eachGroup(ctx, func(g rest.Group) {
+	err := s.eachGroup(ctx, nil, func(g rest.Group) {
 		out.Items[g.State] += len(g.Members)
 		if g.Health == "ok" {
 			return

@@ -3,7 +3,9 @@ package api
 import (
 	"encoding/json"
 	"errors"
+	"math"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -24,7 +26,12 @@ type document struct {
 	PossibleCauses    []string     `json:"possibleCauses,omitempty"`
 	RecommendedAction string       `json:"recommendedAction,omitempty"`
 	Transient         bool         `json:"transient,omitempty"`
+
+	header http.Header
 }
+
+// GetHeaders implements huma.HeadersError.
+func (d *document) GetHeaders() http.Header { return d.header }
 
 var _ huma.StatusError = (*document)(nil)
 
@@ -43,10 +50,14 @@ func documentOf(err error) *document {
 		return d
 	}
 	p := problem.From(err)
-	return &document{
+	d := &document{
 		Type: "about:blank", Status: p.HTTPStatus(), Code: p.Code, Kind: p.Kind, Title: p.Title, Detail: p.Explain(),
 		PossibleCauses: p.PossibleCauses, RecommendedAction: p.RecommendedAction, Transient: p.Transient,
 	}
+	if later, ok := errors.AsType[retryLater](err); ok {
+		d.header = http.Header{"Retry-After": {strconv.Itoa(int(math.Ceil(later.after.Seconds())))}}
+	}
+	return d
 }
 
 // useDocuments makes huma's own refusals (validation, unknown routes) problem
@@ -85,6 +96,9 @@ func notFound(err error, code problem.Code, format string, args ...any) error {
 // writeProblem answers a request outside of huma.
 func writeProblem(w http.ResponseWriter, err error) {
 	d := documentOf(err)
+	for name, values := range d.header {
+		w.Header()[name] = values
+	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(d.Status)
 	json.NewEncoder(w).Encode(d) //nolint:errcheck // the caller is gone then

@@ -2,10 +2,10 @@ package api
 
 import (
 	"context"
-	"errors"
+	"crypto/rand"
 	"log/slog"
 	"net/http"
-	"strings"
+	"path"
 	"sync"
 	"time"
 
@@ -27,19 +27,19 @@ import (
 
 // Config of a server; all fields are needed.
 type Config struct {
-	Store  *store.Store
-	Live   *live.State
-	Jobs   *orchestrator.Orchestrator
-	Hub    *control.Hub
-	Health *monitor.Monitor
-	Hooks  *webhook.Sender
-	CA     *identity.CA
+	Store   *store.Store
+	Live    *live.State
+	Jobs    *orchestrator.Orchestrator
+	Hub     *control.Hub
+	Health  *monitor.Monitor
+	Hooks   *webhook.Sender
+	CA      *identity.CA
 	// CertificateLife is how long the certificates of gateways and agents
 	// last; 0 means 90 days.
 	CertificateLife time.Duration
-	Log             *slog.Logger
-	Now             func() time.Time
-	Version         string
+	Log     *slog.Logger
+	Now     func() time.Time
+	Version string
 }
 
 // Server answers every request that reaches the vault.
@@ -49,6 +49,14 @@ type Server struct {
 	base   context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+
+	limits    *auth.Limiter
+	hashers   chan struct{}
+	nobody    func() string
+	strangers strangers
+	paths     keyLocks
+	claims    keyLocks
+	feed      *feed
 
 	mu       sync.Mutex
 	fresh    map[dr.GatewayID]chan struct{}
@@ -64,12 +72,16 @@ func New(ctx context.Context, c Config) *Server {
 		Config: c, mux: http.NewServeMux(), base: base, cancel: cancel,
 		fresh: map[dr.GatewayID]chan struct{}{}, snapshot: map[dr.GroupID]time.Time{},
 	}
+	s.limits = auth.NewLimiter(c.Now)
+	s.hashers = make(chan struct{}, maxHashing)
+	// What is compared with where there is no such user.
+	s.nobody = sync.OnceValue(func() string { return auth.HashPassword(rand.Text()) })
+	s.feed = newFeed(s)
 	s.routes()
+	s.wg.Go(s.housekeeping)
+	s.wg.Go(s.feed.run)
 	return s
 }
-
-// ServeHTTP implements http.Handler.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
 
 // Close ends the gateways' connections and waits for what the server began.
 func (s *Server) Close() {
@@ -80,7 +92,8 @@ func (s *Server) Close() {
 func (s *Server) routes() {
 	cfg := huma.DefaultConfig("Rebound vault", s.Version)
 	cfg.OpenAPIPath, cfg.DocsPath, cfg.SchemasPath = rest.Prefix+"/openapi", "", rest.Prefix+"/schemas"
-	cfg.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"token": {Type: "http", Scheme: "bearer"}}
+	cfg.Components.SecuritySchemes = securitySchemes()
+	cfg.RejectUnknownQueryParameters = true
 	cfg.CreateHooks = nil // no $schema fields in bodies
 	api := humago.New(s.mux, cfg)
 	api.UseMiddleware(s.guard(api))
@@ -92,78 +105,41 @@ func (s *Server) routes() {
 	s.targetSettingRoutes(api)
 	s.changeRoutes(api)
 	s.adminRoutes(api)
+	s.accessRoutes(api)
 	s.adoptRoutes(api)
+	s.streamRoutes(api)
 	s.healthRoutes(api)
 	s.webhookRoutes(api)
 
-	s.mux.HandleFunc("GET "+control.ConnectPath, s.connect)
-	s.mux.HandleFunc("POST "+control.ReportPath, s.report)
-	s.mux.HandleFunc("POST "+control.EnrollPath, s.enroll)
-	s.mux.HandleFunc("POST "+control.RenewPath, s.renew)
-	s.mux.HandleFunc("POST "+rest.AgentRegisterPath, s.agentRegister)
-	s.mux.HandleFunc("POST "+rest.AgentHeartbeatPath, s.agentHeartbeat)
-	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+	s.door("GET "+control.ConnectPath, s.connect)
+	s.door("POST "+control.ReportPath, s.report)
+	s.door("POST "+control.EnrollPath, s.enroll)
+	s.door("POST "+control.RenewPath, s.renew)
+	s.door("POST "+rest.AgentRegisterPath, s.agentRegister)
+	s.door("POST "+rest.AgentHeartbeatPath, s.agentHeartbeat)
+	s.door("/", func(w http.ResponseWriter, r *http.Request) {
 		d := documentOf(problem.New(problem.InvalidRequest, "there is nothing at %s %s", r.Method, r.URL.Path))
 		d.Status = http.StatusNotFound
-		w.Header().Set("Content-Type", "application/problem+json")
 		writeProblem(w, d)
 	})
+	describe(api.OpenAPI())
 }
 
-type callerKey struct{}
-
-// caller is who sends the request of ctx.
-func caller(ctx context.Context) string {
-	who, _ := ctx.Value(callerKey{}).(string)
-	return who
-}
-
-// guard lets a request pass whose token has the route's role, and writes down
-// what changes something.
-func (s *Server) guard(api huma.API) func(huma.Context, func(huma.Context)) {
-	return func(ctx huma.Context, next func(huma.Context)) {
-		who, err := s.authorize(ctx)
-		if err != nil {
-			d := documentOf(err)
-			ctx.SetHeader("Content-Type", "application/problem+json")
-			if d.Status == http.StatusUnauthorized {
-				ctx.SetHeader("WWW-Authenticate", "Bearer")
-			}
-			ctx.SetStatus(d.Status)
-			if err := api.Marshal(ctx.BodyWriter(), "application/json", d); err != nil {
-				s.Log.Debug("answer refused request", "error", err)
-			}
-		} else {
-			next(huma.WithValue(ctx, callerKey{}, who))
+// door registers an address beside the REST API. Who may use it is its row in
+// auth.Doors; one without a row is a defect. Those who are refused are written
+// down.
+func (s *Server) door(pattern string, f http.HandlerFunc) {
+	way, ok := auth.Doors()[pattern]
+	if !ok {
+		panic("api: auth.Doors has no row for " + pattern)
+	}
+	s.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		requestOf(r.Context()).operation = path.Base(pattern)
+		f(w, r)
+		if rec, ok := w.(*recorder); ok && way != auth.OpenDoor && (rec.status == http.StatusUnauthorized || rec.status == http.StatusForbidden) && pattern != "POST "+control.EnrollPath {
+			s.auditDoor(r, string(way), "", rec.said().Code, rec.status)
 		}
-		if ctx.Method() == http.MethodGet {
-			return
-		}
-		row := rest.AuditRow{Time: s.Now().UTC(), Who: who, From: ctx.RemoteAddr(), Method: ctx.Method(), Path: pathOf(ctx), Status: ctx.Status()}
-		if err := s.Store.Update(context.WithoutCancel(ctx.Context()), func(tx *store.Tx) error { return tx.InsertAudit(row) }); err != nil {
-			s.Log.Error("write audit log", "error", err)
-		}
-	}
-}
-
-func (s *Server) authorize(ctx huma.Context) (string, error) {
-	secret, ok := strings.CutPrefix(ctx.Header("Authorization"), "Bearer ")
-	if !ok || secret == "" {
-		return "", problem.New(problem.NotAuthenticated, "the request carries no token")
-	}
-	var tok rest.Token
-	err := s.Store.View(ctx.Context(), func(tx *store.Tx) (err error) { tok, err = tx.TokenOf(secret, s.Now()); return err })
-	if errors.Is(err, store.ErrNotFound) {
-		return "", problem.New(problem.NotAuthenticated, "the token is not valid")
-	}
-	if err != nil {
-		return "", err
-	}
-	need := auth.Routes()[ctx.Operation().OperationID].Role
-	if !auth.Role(tok.Role).Allows(need) {
-		return tok.Name, problem.New(problem.PermissionDenied, "%s needs the role %s, the token %q has %s", ctx.Operation().OperationID, need, tok.Name, tok.Role)
-	}
-	return tok.Name, nil
+	})
 }
 
 // route describes one operation of the REST API. Who may call it is the row of
@@ -174,7 +150,7 @@ func route(method, path, id, summary string) huma.Operation {
 	}
 	return huma.Operation{
 		OperationID: id, Method: method, Path: rest.Prefix + path, Summary: summary,
-		Security: []map[string][]string{{"token": {}}},
+		Security: []map[string][]string{{"token": {}}, {"session": {}}},
 		Errors:   []int{400, 401, 403, 404, 409, 503},
 	}
 }
@@ -202,9 +178,4 @@ func add[I, O any](api huma.API, op huma.Operation, f func(context.Context, *I) 
 
 func (s *Server) view(ctx context.Context, f func(*store.Tx) error) error {
 	return s.Store.View(ctx, f)
-}
-
-func pathOf(ctx huma.Context) string {
-	u := ctx.URL()
-	return u.RequestURI()
 }

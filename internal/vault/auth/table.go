@@ -211,6 +211,8 @@ const (
 	// that is in force.
 	GatewayDoor Door = "gateway"
 	AgentDoor   Door = "agent"
+	// CertificateDoor is opened by either of them.
+	CertificateDoor Door = "certificate"
 )
 
 // Doors is the rest of the table: every address beside the REST API, with its
@@ -220,6 +222,7 @@ func Doors() map[string]Door {
 		"GET /control/v1/connect":   GatewayDoor,
 		"POST /control/v1/report":   GatewayDoor,
 		"POST /control/v1/enroll":   PassphraseDoor,
+		"POST /control/v1/renew":    CertificateDoor,
 		"POST /agent/v1/register":   AgentDoor,
 		"POST /agent/v1/heartbeat":  AgentDoor,
 		"/":                         OpenDoor, // answers that there is nothing

@@ -43,9 +43,12 @@ type Login struct {
 // The cookie that carries a session's secret, and the header that must repeat
 // Session.CSRF in every request with the cookie that changes something.
 const (
-	SessionCookie = "rebound-session"
+	SessionCookie = "__Host-rebound-session"
 	CSRFHeader    = "X-CSRF-Token"
 )
+
+// CLIAgent begins the User-Agent of the command line.
+const CLIAgent = "rebound-cli"
 
 // Session says who the caller is and how long that lasts.
 type Session struct {

@@ -21,6 +21,8 @@ const (
 	ChangePlan    = "plan"
 	ChangePolicy  = "policy"
 	ChangeSite    = "site"
+	// ChangeReady begins each stream; Seq is where it begins.
+	ChangeReady = "ready"
 	// ChangeLive is what a group's gateways report, at most once a second a
 	// group; it has no place in the order and is not repeated on a resume.
 	ChangeLive = "live"

@@ -37,20 +37,21 @@ type Answer struct {
 	Answer []byte
 }
 
-// claimJob notes the job of the context's claim, in the transaction that adds
-// the job: a repeated request finds it, however the vault ended in between.
-func (t *Tx) claimJob(job dr.JobID) error {
+// ClaimJob notes the job of the context's claim, in the transaction that adds
+// or joins the job: a repeated request finds it, however the vault ended in
+// between. Without a claim it does nothing.
+func (t *Tx) ClaimJob(job dr.JobID) error {
 	c, ok := t.ctx.Value(claimKey{}).(Claim)
 	if !ok {
 		return nil
 	}
-	_, err := t.exec("INSERT INTO answers(caller, key, sum, created, job) VALUES(?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", c.Caller, c.Key, c.Sum, stamp(c.At), job)
+	_, err := t.exec("INSERT INTO answers(caller, key, sum, created, job) VALUES(?, ?, ?, ?, ?) ON CONFLICT(caller, key) DO UPDATE SET sum = excluded.sum, created = excluded.created, job = excluded.job, answer = NULL WHERE created < excluded.created", c.Caller, c.Key, c.Sum, stamp(c.At), job)
 	return err
 }
 
 // PutAnswer keeps the answer to a claim.
 func (t *Tx) PutAnswer(c Claim, answer []byte) error {
-	_, err := t.exec("INSERT INTO answers(caller, key, sum, created, answer) VALUES(?, ?, ?, ?, ?) ON CONFLICT(caller, key) DO UPDATE SET answer = excluded.answer", c.Caller, c.Key, c.Sum, stamp(c.At), answer)
+	_, err := t.exec("INSERT INTO answers(caller, key, sum, created, answer) VALUES(?, ?, ?, ?, ?) ON CONFLICT(caller, key) DO UPDATE SET sum = excluded.sum, created = excluded.created, answer = excluded.answer", c.Caller, c.Key, c.Sum, stamp(c.At), answer)
 	return err
 }
 

@@ -56,28 +56,27 @@ type AuditFilter struct {
 
 // Audit lists rows of the audit log, oldest first unless asked otherwise.
 func (t *Tx) Audit(f AuditFilter) ([]rest.AuditRow, error) {
-	where, args := []string{"seq > ?"}, []any{f.After}
-	add := func(cond string, arg any) { where, args = append(where, cond), append(args, arg) }
+	var w where
+	w.add("seq > ?", f.After)
 	for field, want := range map[string]string{"who": f.Who, "object": f.Object, "operation": f.Operation, "outcome": f.Outcome, "channel": f.Channel} {
-		if want != "" {
-			add("doc ->> '$."+field+"' = ?", want)
-		}
+		w.field(field, want)
 	}
+	// Stored times have as many digits as they need, so they are no text to compare.
 	if !f.From.IsZero() {
-		add("julianday(doc ->> '$.time') >= julianday(?)", stamp(f.From))
+		w.add("unixepoch(doc ->> '$.time', 'subsec') >= ?", float64(f.From.UnixMilli())/1000)
 	}
 	if !f.To.IsZero() {
-		add("julianday(doc ->> '$.time') <= julianday(?)", stamp(f.To))
+		w.add("unixepoch(doc ->> '$.time', 'subsec') <= ?", float64(f.To.UnixMilli())/1000)
 	}
 	order := "ASC"
 	if f.NewestFirst {
 		order = "DESC"
 		if f.BeforeSeq > 0 {
-			add("seq < ?", f.BeforeSeq)
+			w.add("seq < ?", f.BeforeSeq)
 		}
 	}
-	args = append(args, f.Limit)
-	q := "SELECT json_set(doc, '$.seq', seq, '$.hash', lower(hex(hash))) FROM audit WHERE " + strings.Join(where, " AND ") + " ORDER BY seq " + order + " LIMIT ?"
+	args := append(w.args, f.Limit)
+	q := "SELECT json_set(doc, '$.seq', seq, '$.hash', lower(hex(hash))) FROM audit WHERE " + w.String() + " ORDER BY seq " + order + " LIMIT ?"
 	return readDocs[rest.AuditRow](t, q, args...)
 }
 

@@ -22,7 +22,7 @@ type Change struct {
 const keptChanges = 20_000
 
 // silent are the tables of which no changes are told.
-var silent = []string{"meta", "audit", "answers", "changes", "enrollments", "snapshots", "generations"}
+var silent = []string{"meta", "audit", "answers", "changes", "enrollments", "snapshots", "generations", "outbox", "seen"}
 
 // kindOf is the singular of a table's name.
 func kindOf(table string) string {

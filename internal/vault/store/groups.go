@@ -189,6 +189,9 @@ func (t *Tx) Group(id dr.GroupID) (Group, error) {
 
 // GroupOfItem reads the group of an item.
 func (t *Tx) GroupOfItem(id dr.ItemID) (Group, error) {
+	if t.loaded != nil {
+		return found(t.loaded.groups, id)
+	}
 	return readDoc[Group](t, "SELECT g.doc FROM groups g JOIN items i ON i.grp = g.id WHERE i.id = ?", id)
 }
 

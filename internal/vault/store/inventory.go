@@ -167,6 +167,9 @@ func (t *Tx) DeleteMachine(siteID dr.SiteID, name dr.MachineName) error {
 
 // Machine reads a machine of a site.
 func (t *Tx) Machine(siteID dr.SiteID, name dr.MachineName) (Machine, error) {
+	if t.loaded != nil {
+		return found(t.loaded.machines, machineKey{siteID, name})
+	}
 	return readDoc[Machine](t, "SELECT doc FROM machines WHERE site = ? AND name = ?", siteID, name)
 }
 
@@ -197,6 +200,9 @@ func (t *Tx) PutPolicy(p rest.Policy) error {
 
 // Policy reads a policy.
 func (t *Tx) Policy(id dr.PolicyID) (rest.Policy, error) {
+	if t.loaded != nil {
+		return found(t.loaded.policies, id)
+	}
 	return readDoc[rest.Policy](t, "SELECT doc FROM policies WHERE id = ?", id)
 }
 
@@ -222,6 +228,9 @@ func (t *Tx) PutAgent(a Agent) error {
 
 // Agent reads a machine's agent.
 func (t *Tx) Agent(m dr.MachineName) (Agent, error) {
+	if t.loaded != nil {
+		return found(t.loaded.agents, m)
+	}
 	return readDoc[Agent](t, "SELECT doc FROM agents WHERE machine = ?", m)
 }
 

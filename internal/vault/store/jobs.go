@@ -33,7 +33,7 @@ func (t *Tx) InsertJob(j Job) error {
 	if err != nil {
 		return err
 	}
-	return t.claimJob(j.ID)
+	return t.ClaimJob(j.ID)
 }
 
 // PutJob replaces a job; its tasks are left alone.
@@ -58,21 +58,6 @@ func (t *Tx) Job(id dr.JobID) (Job, error) {
 	}
 	j.Tasks, err = readDocs[rest.Task](t, "SELECT doc FROM tasks WHERE job = ? ORDER BY seq", id)
 	return j, err
-}
-
-// Jobs lists jobs, newest first, of one group when it is not empty.
-func (t *Tx) Jobs(group dr.GroupID, limit int) ([]Job, error) {
-	jobs, err := readDocs[Job](t, "SELECT doc FROM jobs WHERE ? = '' OR grp = ? ORDER BY created DESC LIMIT ?", group, group, limit)
-	if err != nil {
-		return nil, err
-	}
-	for i := range jobs {
-		jobs[i].Tasks, err = readDocs[rest.Task](t, "SELECT doc FROM tasks WHERE job = ? ORDER BY seq", jobs[i].ID)
-		if err != nil {
-			return nil, err
-		}
-	}
-	return jobs, nil
 }
 
 // OpenJobs lists the jobs that have not ended, oldest first, without tasks.
@@ -106,9 +91,4 @@ func (t *Tx) InsertEvent(e rest.Event) error {
 		return fmt.Errorf("insert event: %w", err)
 	}
 	return t.queue(e)
-}
-
-// Events lists events after a sequence number, oldest first.
-func (t *Tx) Events(after int64, limit int) ([]rest.Event, error) {
-	return readDocs[rest.Event](t, "SELECT json_set(doc, '$.seq', seq) FROM events WHERE seq > ? ORDER BY seq LIMIT ?", after, limit)
 }

@@ -28,6 +28,7 @@ type Tx struct {
 	ctx    context.Context
 	tx     *sql.Tx
 	queued bool
+	loaded *preloaded
 }
 
 // ErrNotFound says that there is no such row.

@@ -116,7 +116,7 @@ func TestReopenKeepsRowsAndRefusesNewerSchema(t *testing.T) {
 	s.Close()
 	s = open(t, path)
 	do(t, s, func(tx *Tx) error {
-		ev, err := tx.Events(0, 10)
+		ev, err := tx.Events(EventFilter{Limit: 10})
 		if len(ev) != 1 || ev[0].Code != "X" || ev[0].Seq != 1 {
 			t.Errorf("events %+v", ev)
 		}
