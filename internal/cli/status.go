@@ -47,6 +47,7 @@ func statusRows(t *table, st rest.Status) {
 	for _, s := range states {
 		t.row("Items "+string(s), st.Items[s])
 	}
+	t.row("Health", fmt.Sprintf("%s (%d critical, %d warnings; see 'rebound health')", st.Health, st.Critical, st.Warning))
 	t.row("Not healthy", join(st.Unhealthy))
 	t.row("Running jobs", join(st.RunningJobs))
 }

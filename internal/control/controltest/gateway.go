@@ -34,6 +34,8 @@ type Gateway struct {
 	free     int64
 	networks []site.Network
 	events   []control.Event
+	edit     func(*control.Report)
+	hidden   map[dr.MachineName]*machine
 	revoked  []identity.Revocation
 	roles    []control.Role
 	alter    func(*control.Prerequisites)
@@ -169,6 +171,9 @@ func (g *Gateway) report() control.Report {
 	}
 	for name, m := range g.machines {
 		rep.Machines = append(rep.Machines, control.MachineReport{Machine: name, State: m.m.State, BootedAt: m.booted})
+	}
+	if g.edit != nil {
+		g.edit(&rep)
 	}
 	return rep
 }

@@ -204,6 +204,6 @@ func (s *Store) Queued() <-chan struct{} { return s.queued }
 // up too.
 func (t *Tx) RetryDeliveries(hook string) error {
 	t.queued = true
-	_, err := t.exec("UPDATE outbox SET dead = 0, doc = json_remove(doc, '$.dead', '$.nextTry', '$.failing') WHERE hook = ?", hook)
+	_, err := t.exec("UPDATE outbox SET dead = 0, doc = CAST(json_remove(doc, '$.dead', '$.nextTry', '$.failing') AS BLOB) WHERE hook = ?", hook)
 	return err
 }
