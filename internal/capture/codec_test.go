@@ -3,6 +3,8 @@ package capture
 import (
 	"bytes"
 	"testing"
+
+	"rebound/internal/problem"
 )
 
 // TestCompressionChangesWithinAnEpoch: another compression takes effect with
@@ -43,5 +45,36 @@ func TestCompressionChangesWithinAnEpoch(t *testing.T) {
 	}
 	if st := r.status(); st.State != StateOpen || st.Head.Epoch != epoch {
 		t.Errorf("the stream is %s in epoch %d, began in %d", st.State, st.Head.Epoch, epoch)
+	}
+}
+
+// TestBandwidthWithinAnEpoch: the limit holds the stream back, and lifting it
+// lets it go, without a break.
+func TestBandwidthWithinAnEpoch(t *testing.T) {
+	r := newRig(t, 1, Limits{})
+	c := r.disk(0)
+	r.config.Bandwidth = "64KB" // 8 MiB would take two minutes
+	if err := r.client.Configure(r.ctx(), r.config); err != nil {
+		t.Fatal(err)
+	}
+	r.open()
+	for i := range 128 {
+		if err := c.WriteAt(bg(), pattern(i, 65536), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if st := r.status(); st.Durable >= st.Head.Seq {
+		t.Errorf("the limit held nothing back: %d of %d entries arrived", st.Durable, st.Head.Seq)
+	}
+	r.config.Bandwidth = ""
+	if err := r.client.Configure(r.ctx(), r.config); err != nil {
+		t.Fatal(err)
+	}
+	if at, err := r.client.Drain(r.ctx()); err != nil || at.Epoch != 1 {
+		t.Errorf("drained at %v: %v", at, err)
+	}
+	r.config.Bandwidth = "fast"
+	if err := r.client.Configure(r.ctx(), r.config); !problem.HasCode(err, problem.InvalidRequest) {
+		t.Errorf("a bandwidth that cannot be read: %v", err)
 	}
 }

@@ -29,6 +29,7 @@ type group struct {
 	log     *slog.Logger
 	emit    func(Event)
 	sockets link.Counters
+	limit   link.Throttle
 	payload atomic.Int64
 	packed  atomic.Int64
 	cancel  context.CancelFunc
@@ -82,6 +83,9 @@ func (g *GroupConfig) Validate() error {
 	if _, err := codecOf(g.Compression); err != nil {
 		return err
 	}
+	if _, err := g.Bandwidth.Parse(); err != nil {
+		return err
+	}
 	return g.Limits.Validate()
 }
 
@@ -118,6 +122,9 @@ func startGroup(ctx context.Context, cfg GroupConfig, nbdPath string, clock Cloc
 		g.q.disks = append(g.q.disks, diskState{name: string(d.Machine) + "/" + string(d.Disk)})
 	}
 	if err := g.takeIdentity(&cfg); err != nil {
+		return nil, err
+	}
+	if err := g.takeBandwidth(cfg.Bandwidth); err != nil {
 		return nil, err
 	}
 	if g.exports, err = newExports(g.q, cfg.Disks, g.log); err != nil {
@@ -228,7 +235,7 @@ func (g *group) dialConfig() (link.DialConfig, error) {
 	cfg := g.cfg
 	g.mu.Unlock()
 	dial := dialConfigWith(&cfg, g.holder.ClientTLS(identity.RoleGateway, string(cfg.Standby)), &g.sockets, g.log)
-	dial.Identity = g.holder
+	dial.Identity, dial.Limiter = g.holder, &g.limit
 	return dial, nil
 }
 
@@ -320,11 +327,24 @@ func (g *group) reconfigure(cfg GroupConfig) error {
 	if err := g.takeIdentity(&cfg); err != nil {
 		return err
 	}
+	if err := g.takeBandwidth(cfg.Bandwidth); err != nil {
+		return err
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.cfg, g.codec = cfg, codec
 	if g.frames != nil {
 		g.frames.setCodec(codec)
 	}
+	return nil
+}
+
+// takeBandwidth follows another schedule from now on.
+func (g *group) takeBandwidth(b dr.Bandwidth) error {
+	s, err := b.Parse()
+	if err != nil {
+		return err
+	}
+	g.limit.Set(s)
 	return nil
 }

@@ -91,6 +91,8 @@ type GroupConfig struct {
 	Revoked []identity.Revocation `json:"revoked,omitempty"`
 	// Compression is "none" or "s2"; empty is "none".
 	Compression string `json:"compression,omitempty"`
+	// Bandwidth limits the stream to the standby.
+	Bandwidth dr.Bandwidth `json:"bandwidth,omitempty"`
 	// Spool is the socket of the gateway's spool; empty if there is none.
 	Spool  string `json:"spool,omitempty"`
 	Limits Limits `json:"limits"`

@@ -214,10 +214,7 @@ func (r *route) spoolRefused(ctx context.Context, err error) error {
 }
 
 func (r *route) openSpool(ctx context.Context) (*link.Sender, error) {
-	dial, err := r.g.spoolDial()
-	if err != nil {
-		return nil, err
-	}
+	dial := r.g.spoolDial()
 	dial.Hello.Epoch, dial.Hello.After = r.src.epoch, r.g.q.released()
 	s, err := link.NewSender(link.SenderConfig{Dial: dial, BackoffMax: 200 * time.Millisecond})
 	if err != nil {
@@ -358,21 +355,17 @@ func (g *group) spoolSocket() string {
 }
 
 // spoolDial says how the gateway's spool is reached.
-func (g *group) spoolDial() (link.DialConfig, error) {
+func (g *group) spoolDial() link.DialConfig {
 	g.mu.Lock()
 	cfg := g.cfg
 	g.mu.Unlock()
-	conf, err := cfg.Identity.ClientTLS(identity.RoleGateway, string(cfg.Gateway))
-	if err != nil {
-		return link.DialConfig{}, fmt.Errorf("use identity: %w", err)
-	}
-	dial := dialConfigWith(&cfg, conf, nil, g.log)
+	dial := dialConfigWith(&cfg, g.holder.ClientTLS(identity.RoleGateway, string(cfg.Gateway)), nil, g.log)
 	dial.Address = cfg.Spool
 	dial.DialFunc = func(ctx context.Context, _, socket string) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", socket)
 	}
-	return dial, nil
+	return dial
 }
 
 // released returns the newest entry that has left the ring.

@@ -93,6 +93,7 @@ func policyRows(t *table, p rest.Policy) {
 	t.row("Redo window", whole(p.RedoWindow))
 	t.row("Retention", whole(cmp.Or(p.Retention, p.RedoWindow)))
 	t.row("Compression", p.Compression)
+	t.row("Bandwidth", cmp.Or(string(p.Bandwidth), "no limit"))
 }
 
 // policyFlags are the settings of a policy; apply changes those that were given.
@@ -108,7 +109,7 @@ type policyFlags struct {
 type sideFlags struct {
 	prefix                           string
 	rpo, crash, appl, redo, retained time.Duration
-	compression                      string
+	compression, bandwidth           string
 }
 
 func (s *sideFlags) add(cmd *cobra.Command, prefix, what string) {
@@ -120,6 +121,7 @@ func (s *sideFlags) add(cmd *cobra.Command, prefix, what string) {
 	f.DurationVar(&s.redo, prefix+"redo-window", 0, what+"how far back any moment can be chosen, such as 24h")
 	f.DurationVar(&s.retained, prefix+"retention", 0, what+"how long points are kept, at most 720h; 0: as long as the redo window")
 	f.StringVar(&s.compression, prefix+"compression", "", what+"none or s2")
+	f.StringVar(&s.bandwidth, prefix+"bandwidth", "", what+"limit of a group's stream by a schedule, such as 'mon-fri 08:00-18:00 10MB, 100MB'")
 }
 
 // durations changes the given ones of a list of flags.
@@ -145,6 +147,9 @@ type durationFlag struct {
 func (s *sideFlags) apply(cmd *cobra.Command, to *rest.FailbackPolicy) error {
 	if cmd.Flags().Changed(s.prefix + "compression") {
 		to.Compression = s.compression
+	}
+	if cmd.Flags().Changed(s.prefix + "bandwidth") {
+		to.Bandwidth = dr.Bandwidth(s.bandwidth)
 	}
 	err := durations(cmd, []durationFlag{
 		{s.prefix + "rpo-threshold", s.rpo, &to.RPOThreshold},
@@ -173,13 +178,13 @@ func (p *policyFlags) add(cmd *cobra.Command) {
 func (p *policyFlags) apply(cmd *cobra.Command, to *rest.Policy) error {
 	there := rest.FailbackPolicy{
 		RPOThreshold: to.RPOThreshold, CrashInterval: to.CrashInterval, AppInterval: to.AppInterval,
-		RedoWindow: to.RedoWindow, Retention: to.Retention, Compression: to.Compression,
+		RedoWindow: to.RedoWindow, Retention: to.Retention, Compression: to.Compression, Bandwidth: to.Bandwidth,
 	}
 	if err := p.there.apply(cmd, &there); err != nil {
 		return err
 	}
 	to.RPOThreshold, to.CrashInterval, to.AppInterval = there.RPOThreshold, there.CrashInterval, there.AppInterval
-	to.RedoWindow, to.Retention, to.Compression = there.RedoWindow, there.Retention, there.Compression
+	to.RedoWindow, to.Retention, to.Compression, to.Bandwidth = there.RedoWindow, there.Retention, there.Compression, there.Bandwidth
 	if to.Failback != nil {
 		back := *to.Failback
 		if err := p.back.apply(cmd, &back); err != nil {

@@ -191,6 +191,8 @@ type ReplicationSpec struct {
 	AppInterval time.Duration `json:"appInterval,omitempty"`
 	// Compression is "none" or "s2".
 	Compression string `json:"compression"`
+	// Bandwidth limits the stream.
+	Bandwidth dr.Bandwidth `json:"bandwidth,omitempty"`
 	// Seed is what CreateJournal said of the standby's disks. A source that
 	// was committed at a position of the same stream knows what differs.
 	Seed dr.Position `json:"seed,omitzero"`
@@ -576,6 +578,7 @@ type PolicySettings struct {
 	CrashInterval time.Duration `json:"crashInterval"`
 	AppInterval   time.Duration `json:"appInterval"`
 	Compression   string        `json:"compression"`
+	Bandwidth     dr.Bandwidth  `json:"bandwidth,omitempty"`
 
 	RedoWindow time.Duration `json:"redoWindow"`
 	Retention  time.Duration `json:"retention"`

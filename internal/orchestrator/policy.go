@@ -19,7 +19,7 @@ func DefaultPolicy() rest.Policy {
 // PolicySettings is what the gateways of a group need of its policy.
 func PolicySettings(p rest.Policy) control.PolicySettings {
 	return control.PolicySettings{
-		CrashInterval: seconds(p.CrashInterval), AppInterval: seconds(p.AppInterval), Compression: p.Compression,
+		CrashInterval: seconds(p.CrashInterval), AppInterval: seconds(p.AppInterval), Compression: p.Compression, Bandwidth: p.Bandwidth,
 		RedoWindow: seconds(p.RedoWindow), Retention: seconds(p.Retention),
 	}
 }

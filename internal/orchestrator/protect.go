@@ -423,7 +423,7 @@ func (r *run) replicate(ctx context.Context, startStopped bool, seed dr.Position
 	return r.source().StartReplication(r.long(ctx), r.origin(""), control.ReplicationSpec{
 		Group: r.group.ID, Generation: r.group.Generation, Disks: r.group.Disks, Keep: r.keep(),
 		Standby: r.group.Standby(), StandbyAddr: inv.DataAddr, Mode: control.SyncAuto,
-		CrashInterval: seconds(r.policy.CrashInterval), AppInterval: seconds(r.policy.AppInterval), Compression: r.policy.Compression, StartStopped: startStopped, Seed: seed,
+		CrashInterval: seconds(r.policy.CrashInterval), AppInterval: seconds(r.policy.AppInterval), Compression: r.policy.Compression, Bandwidth: r.policy.Bandwidth, StartStopped: startStopped, Seed: seed,
 	})
 }
 

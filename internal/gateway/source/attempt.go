@@ -146,7 +146,7 @@ func (a *attempt) groupConfig() capture.GroupConfig {
 	return capture.GroupConfig{
 		Group: a.spec.Group, Generation: a.spec.Generation, Disks: a.spec.Disks, Gateway: a.g.cfg.Gateway,
 		Standby: a.spec.Standby, StandbyAddr: a.spec.StandbyAddr, Identity: a.g.cfg.Identity.Bundle(), Revoked: a.g.cfg.Identity.Revocations(),
-		Compression: a.spec.Compression, Spool: a.spoolSocketFor(),
+		Compression: a.spec.Compression, Spool: a.spoolSocketFor(), Bandwidth: a.spec.Bandwidth,
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"rebound/internal/extent"
 	"rebound/internal/gateway/statefile"
 	"rebound/internal/identity"
+	"rebound/internal/link"
 	"rebound/internal/problem"
 	"rebound/internal/site"
 	"rebound/internal/spool"
@@ -66,6 +67,9 @@ type Group struct {
 
 	// spool is set by Open; nil when there is none.
 	spool *spool.Spool
+	// limit is the spool's share of the bandwidth; the capture has its own.
+	// They never send at the same time.
+	limit link.Throttle
 
 	// quiescing counts members that are being made to write no more.
 	quiescing atomic.Int32

@@ -9,12 +9,12 @@ import (
 
 // policyOf is the part of a spec that follows the group's policy.
 func policyOf(s control.ReplicationSpec) control.PolicySettings {
-	return control.PolicySettings{CrashInterval: s.CrashInterval, AppInterval: s.AppInterval, Compression: s.Compression}
+	return control.PolicySettings{CrashInterval: s.CrashInterval, AppInterval: s.AppInterval, Compression: s.Compression, Bandwidth: s.Bandwidth}
 }
 
 // setPolicy changes that part.
 func setPolicy(s *control.ReplicationSpec, p control.PolicySettings) {
-	s.CrashInterval, s.AppInterval, s.Compression = p.CrashInterval, p.AppInterval, p.Compression
+	s.CrashInterval, s.AppInterval, s.Compression, s.Bandwidth = p.CrashInterval, p.AppInterval, p.Compression, p.Bandwidth
 }
 
 // TakePolicy lets the group go by changed settings from the next tick on; the
@@ -42,12 +42,13 @@ func (a *attempt) followPolicy(ctx context.Context) error {
 		return nil
 	}
 	setPolicy(&a.spec, now)
-	if now.Compression == old.Compression {
+	if now.Compression == old.Compression && now.Bandwidth == old.Bandwidth {
 		return nil
 	}
+	a.aimSpool()
 	if err := a.cl.Configure(ctx, a.groupConfig()); err != nil {
 		setPolicy(&a.spec, old) // again with the next tick
-		return a.tolerate(ctx, "change the compression", fmt.Errorf("configure capture: %w", err))
+		return a.tolerate(ctx, "change compression or bandwidth", fmt.Errorf("configure capture: %w", err))
 	}
 	return nil
 }

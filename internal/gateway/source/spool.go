@@ -60,7 +60,7 @@ func (g *Group) spoolAt() (*spool.Spool, error) {
 
 func (g *Group) spoolDial(to spool.Target) (link.DialConfig, error) {
 	return link.DialConfig{
-		Address: to.StandbyAddr, TLS: g.cfg.Identity.ClientTLS(identity.RoleGateway, string(to.Standby)), Log: g.cfg.Log,
+		Address: to.StandbyAddr, TLS: g.cfg.Identity.ClientTLS(identity.RoleGateway, string(to.Standby)), Log: g.cfg.Log, Limiter: &g.limit, Identity: g.cfg.Identity,
 		Hello: link.Hello{Group: g.cfg.Group, Generation: to.Generation, Disks: to.Disks, Gateway: g.cfg.Gateway},
 	}, nil
 }
@@ -135,8 +135,11 @@ func (a *attempt) prepareSpool(ctx context.Context) error {
 	return nil
 }
 
-// aimSpool says where the spool delivers.
+// aimSpool says where the spool delivers, and how fast.
 func (a *attempt) aimSpool() {
+	if s, err := a.spec.Bandwidth.Parse(); err == nil { // the vault and the capture refuse others
+		a.g.limit.Set(s)
+	}
 	if a.g.spool != nil {
 		a.g.spool.SetTarget(spool.Target{Generation: a.spec.Generation, Disks: a.spec.Disks, Standby: a.spec.Standby, StandbyAddr: a.spec.StandbyAddr})
 	}

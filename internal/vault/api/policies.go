@@ -78,6 +78,9 @@ func checkPolicy(p rest.Policy) error {
 		if keep == 0 {
 			keep = side.p.RedoWindow
 		}
+		if _, err := side.p.Bandwidth.Parse(); err != nil {
+			return problem.New(problem.InvalidRequest, "%s%v", side.name, err)
+		}
 		switch {
 		case keep < side.p.RedoWindow:
 			return problem.New(problem.InvalidRequest, "%sretentionSeconds is %d, but every moment of %d s is to be kept (%sredoWindowSeconds)", side.name, keep, side.p.RedoWindow, side.name)

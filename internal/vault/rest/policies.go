@@ -19,6 +19,9 @@ type Policy struct {
 	Retention int64 `json:"retentionSeconds,omitempty" minimum:"0" maximum:"2592000"`
 	// Compression is none or s2.
 	Compression string `json:"compression" enum:"none,s2"`
+	// Bandwidth limits what a group's stream takes of the link; see
+	// dr.Bandwidth for its form. What waits goes into the spool.
+	Bandwidth dr.Bandwidth `json:"bandwidth,omitempty" maxLength:"500" doc:"rules '[days] [from-to] rate', separated by commas; the first that holds counts" example:"mon-fri 08:00-18:00 10MB, 100MB"`
 	// RequireAgent refuses reprotect until each machine's agent has
 	// registered since its start.
 	RequireAgent bool `json:"requireAgent"`
@@ -51,6 +54,8 @@ type FailbackPolicy struct {
 	RedoWindow    int64  `json:"redoWindowSeconds" minimum:"0"`
 	Retention     int64  `json:"retentionSeconds" minimum:"0" maximum:"2592000"`
 	Compression   string `json:"compression" enum:"none,s2"`
+	// Bandwidth of the way back; it is not taken over from the policy.
+	Bandwidth dr.Bandwidth `json:"bandwidth,omitempty" maxLength:"500"`
 }
 
 // NewFailbackPolicy is what a policy gets that comes without: Azure Site
@@ -71,6 +76,6 @@ func (p Policy) For(d dr.Direction) Policy {
 	}
 	f := *p.Failback
 	p.RPOThreshold, p.CrashInterval, p.AppInterval = f.RPOThreshold, f.CrashInterval, f.AppInterval
-	p.RedoWindow, p.Retention, p.Compression = f.RedoWindow, f.Retention, f.Compression
+	p.RedoWindow, p.Retention, p.Compression, p.Bandwidth = f.RedoWindow, f.Retention, f.Compression, f.Bandwidth
 	return p
 }
