@@ -226,6 +226,7 @@ func TestListFilters(t *testing.T) {
 	if g := read[rest.Group](t, "group", "update", "shop", "--policy", "gold"); g.Policy != "gold" {
 		t.Errorf("the policy is %s", g.Policy)
 	}
+	contains(t, want(t, exitOK, "site", "validate", "home").out, "Power", "passed", "Freeze", "skipped")
 	if s := read[rest.Site](t, "site", "update", "home", "--description", "rack 7"); s.Description != "rack 7" {
 		t.Errorf("the site is %+v", s)
 	}

@@ -9,13 +9,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"rebound/internal/dr"
+	"rebound/internal/problem"
 	"rebound/internal/vault/client"
 	"rebound/internal/vault/rest"
 )
 
 func (a *app) newSite() *cobra.Command {
 	return a.parent("site", "Sites: places that run machines", "  rebound site list\n  rebound site create cloud",
-		a.newSiteList(), a.newSiteShow(), a.newSiteCreate(), a.newSiteUpdate(), a.newSiteDelete())
+		a.newSiteList(), a.newSiteShow(), a.newSiteCreate(), a.newSiteUpdate(), a.newSiteValidate(), a.newSiteDelete())
 }
 
 func (a *app) newSiteList() *cobra.Command {
@@ -111,6 +112,36 @@ func (a *app) newSiteUpdate() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&description, "description", "", "a line for people")
 	return cmd
+}
+
+func (a *app) newSiteValidate() *cobra.Command {
+	return &cobra.Command{
+		Use: "validate SITE", Short: "Try everything that a site promises, on scratch machines",
+		Long: `Let the site's gateway hold the site to what Rebound needs of it: create, start, stop and delete
+machines, open their disks, start them from a view, in a test network, commit them. It is
+done on small scratch machines without an operating system, on the datastore's own volume, that are gone
+afterwards. The site's own machines are not touched. It exits with 3 when something failed.`,
+		Example: "  rebound site validate home",
+		Args:    exactly("SITE"), ValidArgsFunction: a.completeSites,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withClient(func(c *client.Client) error {
+				v, err := c.ValidateSite(cmd.Context(), dr.SiteID(args[0]))
+				if err != nil {
+					return err
+				}
+				err = a.print(v, func(t *table) {
+					t.head("CHECK", "OUTCOME", "TOOK", "TEXT")
+					for _, k := range v.Checks {
+						t.row(k.Name, k.Outcome, seconds(k.Took.Seconds()), or(k.Text))
+					}
+				})
+				if err == nil && !v.OK {
+					err = problem.New(problem.CheckFailed, "site %s does not keep all that it promises", v.Site)
+				}
+				return err
+			})
+		},
+	}
 }
 
 // removal is a command that ends one thing in the vault, after a question.

@@ -172,6 +172,11 @@ func (c *Client) DeleteMachine(ctx context.Context, o Origin, r DeleteRequest) (
 	return call[Deleted](ctx, c, "DeleteMachine", &o, r)
 }
 
+// ValidateSite implements Commands.
+func (c *Client) ValidateSite(ctx context.Context, o Origin, r ValidateRequest) (ValidateResult, error) {
+	return call[ValidateResult](ctx, c, "ValidateSite", &o, r)
+}
+
 // StartReplication implements Commands.
 func (c *Client) StartReplication(ctx context.Context, o Origin, r ReplicationSpec) error {
 	return c.act(ctx, "StartReplication", o, r)

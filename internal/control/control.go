@@ -57,6 +57,9 @@ type MachineCommands interface {
 	StopMachine(ctx context.Context, o Origin, r StopRequest) error
 	// DeleteMachine removes a machine that is off; DryRun lists what would go.
 	DeleteMachine(ctx context.Context, o Origin, r DeleteRequest) (Deleted, error)
+	// ValidateSite tries everything that the site's driver promises, on
+	// scratch machines that are gone afterwards.
+	ValidateSite(ctx context.Context, o Origin, r ValidateRequest) (ValidateResult, error)
 	// Probe opens a TCP connection from this gateway to addr, to prove a path.
 	Probe(ctx context.Context, addr string) error
 	// MachineEvidence looks whether a machine runs its guest: power, guest

@@ -50,6 +50,7 @@ func commandTable() map[string]entry {
 		commandOnly("StartMachine", Commands.StartMachine),
 		commandOnly("StopMachine", Commands.StopMachine),
 		command("DeleteMachine", Commands.DeleteMachine),
+		command("ValidateSite", Commands.ValidateSite),
 		commandOnly("StartReplication", Commands.StartReplication),
 		command("StopReplication", Commands.StopReplication),
 		commandOnly("Fence", Commands.Fence),

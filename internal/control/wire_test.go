@@ -65,6 +65,10 @@ func (r *recorder) DeleteMachine(ctx context.Context, o Origin, a DeleteRequest)
 	return Deleted{Removed: []string{"x"}}, r.note(ctx, "DeleteMachine", o, a)
 }
 
+func (r *recorder) ValidateSite(ctx context.Context, o Origin, a ValidateRequest) (ValidateResult, error) {
+	return ValidateResult{Checks: []SiteCheck{{Name: "x"}}}, r.note(ctx, "ValidateSite", o, a)
+}
+
 func (r *recorder) Probe(ctx context.Context, addr string) error { return r.note(ctx, "Probe", addr) }
 
 func (r *recorder) MachineEvidence(ctx context.Context, a EvidenceRequest) (Evidence, error) {

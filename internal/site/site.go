@@ -270,3 +270,11 @@ type BootFromView interface {
 
 // CommitBitmap is the bitmap that CommitRecovered leaves on every disk.
 const CommitBitmap = "rebound-commit"
+
+// Scratcher gives a driver of the same hypervisor and networks over an empty
+// place of its own on the same volume, so that a site in use can be tried
+// without touching its machines. done stops what was started there and deletes
+// the place.
+type Scratcher interface {
+	Scratch(ctx context.Context) (d Driver, done func() error, err error)
+}

@@ -51,21 +51,11 @@ func serve(t *testing.T, export string, dev block.Device, readOnly bool) (socket
 	return socket, server
 }
 
-func view(t *testing.T, content []byte) (socket, export string) {
-	t.Helper()
-	dev := block.NewMemory(int64(len(content)))
-	if err := dev.WriteAt(context.Background(), content, 0); err != nil {
-		t.Fatal(err)
-	}
-	socket, _ = serve(t, "view", dev, true)
-	return socket, "view"
-}
-
 func TestConformance(t *testing.T) {
 	sitetest.Run(t, sitetest.Factory{
 		Network: "default",
-		View:    view,
-		New:     func(t *testing.T) site.Driver { return fake.New(fake.Options{Dir: t.TempDir()}) },
+		View:    sitetest.View,
+		New:     func(t sitetest.T) site.Driver { return fake.New(fake.Options{Dir: t.TempDir()}) },
 	})
 }
 
@@ -135,7 +125,7 @@ func TestCommitKeepsGuestWrites(t *testing.T) {
 	must(t, err)
 	content := bytes.Repeat([]byte{7}, 1<<20)
 	must(t, os.WriteFile(path, content, 0o600))
-	socket, export := view(t, content)
+	socket, export := sitetest.View(t, content)
 	spec := site.RecoveredSpec{Definition: web(), Disks: []site.ViewDisk{{Disk: "disk0", Socket: socket, Export: export}}}
 	_, err = d.StartRecovered(ctx, spec)
 	must(t, err)

@@ -115,3 +115,35 @@ func TestBootOrder(t *testing.T) {
 		}
 	}
 }
+
+// TestScratchLeavesNothing: not even a machine that runs, and the site's own
+// machines are not seen from there.
+func TestScratchLeavesNothing(t *testing.T) {
+	needQEMU(t)
+	ctx := testContext(t)
+	d := openDriver(t, t.TempDir())
+	must(t, d.Create(ctx, tiny("web", 1)))
+	s, done, err := d.Scratch(ctx)
+	must(t, err)
+	must(t, s.Create(ctx, tiny("web", 2)))
+	must(t, s.Start(ctx, "web", site.StartOptions{}))
+	p, err := s.(*Driver).at("web").process()
+	must(t, err)
+	must(t, done())
+	if !p.ended() {
+		t.Error("the scratch machine runs on")
+	}
+	p.close()
+	left, err := os.ReadDir(d.Dir())
+	must(t, err)
+	for _, e := range left {
+		if strings.HasPrefix(e.Name(), "scratch-") {
+			t.Errorf("%s is left", e.Name())
+		}
+	}
+	m, err := d.Machine(ctx, "web")
+	must(t, err)
+	if len(m.Definition.Disks) != 1 || m.State != site.Off {
+		t.Errorf("the site's own machine is %+v", m)
+	}
+}

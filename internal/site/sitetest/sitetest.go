@@ -1,5 +1,6 @@
 // Package sitetest is the conformance suite of package site: what every driver
-// must do, stated as tests. A driver's own tests call Run with a Factory. The
+// must do, stated as tests. A driver's own tests call Run with a Factory; Check
+// runs the same against a site in use, on scratch machines. The
 // suite needs no guest operating system: a machine whose disks are empty sits
 // in its firmware. It covers Driver and BootFromView; capture needs guests that
 // write, and so tests of the driver's own.
@@ -10,7 +11,6 @@ import (
 	"context"
 	"slices"
 	"sync"
-	"testing"
 	"time"
 
 	"rebound/internal/dr"
@@ -22,14 +22,14 @@ import (
 type Factory struct {
 	// New returns a driver over an empty datastore. What it started is
 	// stopped by the test's clean-up.
-	New func(t *testing.T) site.Driver
+	New func(t T) site.Driver
 	// Reopen returns another driver over the same datastore, as after a
 	// restart of the gateway, and closes the first; nil when a site has no
 	// life beyond its driver.
-	Reopen func(t *testing.T, d site.Driver) site.Driver
+	Reopen func(t T, d site.Driver) site.Driver
 	// View serves content as a read-only view until the test ends; nil
 	// leaves out BootFromView.
-	View func(t *testing.T, content []byte) (socket, export string)
+	View func(t T, content []byte) (socket, export string)
 	// Network is a network of the site that machines can start on.
 	Network string
 }
@@ -37,12 +37,33 @@ type Factory struct {
 // diskSize of the suite's machines: room for content at both ends.
 const diskSize = 4 << 20
 
-// Run runs the whole suite.
-func Run(t *testing.T, f Factory) {
-	tests := []struct {
-		name string
-		run  func(*suite)
-	}{
+// Run runs the whole suite; R is *testing.T.
+func Run[R interface {
+	T
+	Run(name string, f func(R)) bool
+}](t R, f Factory) {
+	for _, test := range tests() {
+		t.Run(test.name, func(t R) { test.on(context.Background(), t, f) })
+	}
+}
+
+// test is one promise of the contract.
+type test struct {
+	name string
+	run  func(*suite)
+}
+
+// limit bounds one test.
+const limit = time.Minute
+
+func (test test) on(ctx context.Context, t T, f Factory) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	test.run(&suite{T: t, f: f, ctx: ctx, d: f.New(t)})
+}
+
+func tests() []test {
+	return []test{
 		{"Inventory", (*suite).inventory},
 		{"Create", (*suite).create},
 		{"BadDefinitions", (*suite).badDefinitions},
@@ -59,17 +80,10 @@ func Run(t *testing.T, f Factory) {
 		{"Commit", (*suite).commit},
 		{"Freeze", (*suite).freeze},
 	}
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-			defer cancel()
-			test.run(&suite{T: t, f: f, ctx: ctx, d: f.New(t)})
-		})
-	}
 }
 
 type suite struct {
-	*testing.T
+	T
 	f   Factory
 	ctx context.Context
 	d   site.Driver

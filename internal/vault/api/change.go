@@ -5,6 +5,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"rebound/internal/control"
 	"rebound/internal/dr"
 	"rebound/internal/problem"
 	"rebound/internal/vault/rest"
@@ -22,6 +23,7 @@ type changeGroupIn struct {
 }
 
 func (s *Server) changeRoutes(api huma.API) {
+	add(api, route("POST", "/sites/{site}/validate", "validate-site", "Try everything that the site promises, on scratch machines"), s.validateSite)
 	add(api, route("PUT", "/sites/{site}", "update-site", "Change a site's description"), func(ctx context.Context, in *changeSiteIn) (*reply[rest.Site], error) {
 		err := s.Store.Update(ctx, func(tx *store.Tx) error {
 			row, err := tx.Site(in.Site)
@@ -55,4 +57,19 @@ func (s *Server) changeRoutes(api huma.API) {
 		g, err := s.groupView(ctx, in.ID, findGroup)
 		return &reply[rest.Group]{g}, err
 	})
+}
+
+// validateSite answers when all was tried: that takes about a minute where
+// machines start quickly.
+func (s *Server) validateSite(ctx context.Context, in *SiteIn) (*reply[rest.SiteValidation], error) {
+	gw, err := s.gatewayAt(ctx, in.Site)
+	if err != nil {
+		return nil, err
+	}
+	res, err := s.Hub.Commands(gw).ValidateSite(ctx, s.origin("validate-site"), control.ValidateRequest{})
+	out := rest.SiteValidation{Site: in.Site, Gateway: gw, OK: true, Checks: res.Checks}
+	for _, c := range res.Checks {
+		out.OK = out.OK && c.Outcome != "failed"
+	}
+	return &reply[rest.SiteValidation]{out}, err
 }

@@ -119,6 +119,7 @@ func Routes() map[string]Need {
 		"delete-policy": {Role: Contributor},
 
 		"update-site":        {Role: Contributor},
+		"validate-site":      {Role: Contributor},
 		"update-group":       {Role: Contributor},
 		"list-mappings":      {Role: Reader},
 		"show-mapping":       {Role: Reader},

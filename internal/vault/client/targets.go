@@ -58,3 +58,8 @@ func (c *Client) UpdateGroup(ctx context.Context, id dr.GroupID, change rest.Gro
 	_, err := c.do(ctx, http.MethodPut, "/groups/"+seg(id), nil, change, &out)
 	return out, err
 }
+
+// ValidateSite tries what a site promises, on scratch machines; it takes a while.
+func (c *Client) ValidateSite(ctx context.Context, id dr.SiteID) (rest.SiteValidation, error) {
+	return post[rest.SiteValidation](ctx, c, "/sites/"+seg(id)+"/validate", nil)
+}
