@@ -3,6 +3,7 @@ module rebound
 go 1.26.8
 
 require (
+	filippo.io/age v1.2.1
 	github.com/cenkalti/backoff/v5 v5.0.3
 	github.com/danielgtaylor/huma/v2 v2.37.2
 	github.com/dbos-inc/dbos-transact-golang v1.8.0

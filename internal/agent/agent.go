@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -115,19 +116,24 @@ func Run(ctx context.Context, cfg Config) error {
 			return err
 		}
 	}
-	id, err := enrolled(ctx, cfg)
-	if err != nil {
+	if _, err := enrolled(ctx, cfg); err != nil {
 		if ctx.Err() != nil {
 			return nil
 		}
 		return err
 	}
-	s, err := newSession(cfg, id, booted)
+	id, err := identity.OpenHolder(cfg.StateDir)
 	if err != nil {
-		return err
+		return fmt.Errorf("load agent's identity: %w", err)
 	}
+	s := newSession(cfg, id, booted)
 	defer s.close()
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = control.KeepRenewed(ctx, cfg.Vault, id, cfg.Logger) }) // ends with ctx
 	s.report(ctx)
+	cancel()
+	wg.Wait()
 	return nil
 }
 

@@ -20,17 +20,14 @@ const requestTimeout = 10 * time.Second
 // session reports for one boot under one identity.
 type session struct {
 	cfg    Config
+	id     *identity.Holder
 	booted time.Time
 	client *http.Client
 }
 
-func newSession(cfg Config, id identity.Bundle, booted time.Time) (*session, error) {
-	tlsConf, err := id.ClientTLS(identity.RoleVault, "")
-	if err != nil {
-		return nil, fmt.Errorf("use agent's identity: %w", err)
-	}
-	transport := &http.Transport{TLSClientConfig: tlsConf}
-	return &session{cfg: cfg, booted: booted, client: &http.Client{Transport: transport, Timeout: requestTimeout}}, nil
+func newSession(cfg Config, id *identity.Holder, booted time.Time) *session {
+	transport := &http.Transport{TLSClientConfig: id.ClientTLS(identity.RoleVault, "")}
+	return &session{cfg: cfg, id: id, booted: booted, client: &http.Client{Transport: transport, Timeout: requestTimeout}}
 }
 
 func (s *session) close() { s.client.CloseIdleConnections() }
@@ -40,7 +37,14 @@ func (s *session) close() { s.client.CloseIdleConnections() }
 func (s *session) report(ctx context.Context) {
 	retry := newBackOff()
 	registered := false
+	renewed := s.id.Changed()
 	for {
+		select {
+		case <-renewed:
+			s.close() // the next report shows the renewed certificate
+			renewed = s.id.Changed()
+		default:
+		}
 		wait := s.cfg.Interval
 		if err := s.once(ctx, registered); err != nil {
 			wait = retry.NextBackOff()

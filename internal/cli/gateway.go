@@ -26,7 +26,7 @@ type serveGateway struct {
 }
 
 func (a *app) newGateway() *cobra.Command {
-	return a.parent("gateway", "Gateways: the data plane of a site", "  rebound gateway list\n  rebound gateway serve --help", a.newGatewayServe())
+	return a.parent("gateway", "Gateways: the data plane of a site", "  rebound gateway list\n  rebound gateway serve --help", a.newGatewayServe(), a.newGatewayRejoin())
 }
 
 func (a *app) newGatewayServe() *cobra.Command {

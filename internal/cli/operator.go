@@ -42,7 +42,9 @@ func (a *app) addOperator(root *cobra.Command) {
 			c.AddCommand(a.newGatewayList(), a.newGatewayShow(), a.newGatewayEnroll(), a.newGatewayRevoke())
 			c.GroupID = groupAdmin
 		case "agent":
-			c.AddCommand(a.newAgentEnroll())
+			c.AddCommand(a.newAgentEnroll(), a.newAgentRevoke())
+		case "vault":
+			c.AddCommand(a.newVaultAdopt())
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -14,7 +15,7 @@ import (
 const Version = "0.1.0"
 
 func (a *app) newVault() *cobra.Command {
-	return a.parent("vault", "The vault: the control plane", "  rebound vault serve --help", a.newVaultServe())
+	return a.parent("vault", "The vault: the control plane", "  rebound vault serve --help", a.newVaultServe(), a.newVaultBackup(), a.newVaultRestore())
 }
 
 func (a *app) newVaultServe() *cobra.Command {
@@ -48,6 +49,7 @@ certificate to DIR/` + vault.CAFile + `; both are needed by 'rebound login'.`,
 	f := cmd.Flags()
 	f.StringVar(&cfg.Dir, "dir", "/var/lib/rebound/vault", "directory of everything that the vault remembers")
 	f.StringVar(&cfg.Listen, "listen", ":8443", "address to listen on")
+	f.DurationVar(&cfg.CertificateLife, "certificate-life", 90*24*time.Hour, "how long the certificates of gateways and agents last; they renew them after two thirds of it")
 	f.StringVar(&hosts, "hosts", "", "further names and addresses of the vault, with commas between, for its certificate")
 	return cmd
 }

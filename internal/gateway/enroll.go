@@ -63,6 +63,9 @@ func Enroll(ctx context.Context, dir string, e Enrolment, passphrase string, caP
 	if err != nil {
 		return err
 	}
+	if e.Site != "" && res.Site != e.Site {
+		return problem.New(problem.InvalidRequest, "gateway %s is of site %s, the vault says %s; announce it for its own site", e.Name, e.Site, res.Site)
+	}
 	b := identity.Bundle{CA: []byte(res.CA), Cert: []byte(res.Certificate), Key: keyPEM}
 	if err := b.Save(identityDir(dir)); err != nil {
 		return err
