@@ -35,6 +35,7 @@ func startTest(ctx context.Context, r *run) error {
 		res, err := r.recoverMachine(ctx, m, r.group.TestAt.At(m.Machine), true)
 		if err == nil {
 			r.set(string(m.Machine), string(res.Machine))
+			r.set(startedKey+string(m.Machine), stampOf(r.o.now()))
 		}
 		return err
 	})

@@ -122,7 +122,7 @@ func shutDownSource(ctx context.Context, r *run) error {
 	defer cancel()
 	ctx, cancel = r.untilCancelled(ctx)
 	defer cancel()
-	err := r.stopSource(ctx, r.attempt)
+	err := r.stopSource(ctx, r.members(), r.attempt)
 	if err == nil {
 		r.set("stopped", true)
 		return nil
@@ -136,11 +136,11 @@ func shutDownSource(ctx context.Context, r *run) error {
 
 const shutDownTask = "shut-down-source"
 
-// stopSource stops every member at the source, or joins an attempt to do so
-// that is still running there.
-func (r *run) stopSource(ctx context.Context, attempt int) error {
+// stopSource stops members at the source, or joins an attempt to do so that is
+// still running there.
+func (r *run) stopSource(ctx context.Context, members []store.Member, attempt int) error {
 	limit := seconds(r.policy.ShutdownTimeout)
-	return r.each(ctx, func(ctx context.Context, m store.Member) error {
+	return r.eachOf(ctx, members, func(ctx context.Context, m store.Member) error {
 		o := r.originOf(shutDownTask, string(m.Machine), attempt)
 		return r.source().StopMachine(ctx, o, control.StopRequest{Machine: m.Machine, Mode: site.GracefulThenHard, Timeout: limit})
 	})
@@ -182,13 +182,17 @@ func (r *run) brief(ctx context.Context) context.Context {
 }
 
 func (r *run) stopped() bool {
+	any := false
 	for _, t := range r.job.Tasks {
-		if t.Name == shutDownTask {
-			done, _ := t.Result["stopped"].(bool)
-			return done
+		if base(t.Name) != shutDownTask {
+			continue
 		}
+		if done, _ := t.Result["stopped"].(bool); !done {
+			return false
+		}
+		any = true
 	}
-	return false
+	return any
 }
 
 // raiseToStandby makes the standby's site the active one: from here on nothing
@@ -279,6 +283,7 @@ func startMachines(ctx context.Context, r *run) error {
 		r.changeMember(m.Machine, func(row *store.Member) {
 			row.Started, row.Booted, row.StartedAt, row.BootBefore = true, false, r.o.now().UTC(), boot
 		})
+		r.set(startedKey+string(m.Machine), stampOf(r.o.now()))
 		return nil
 	})
 }
@@ -314,7 +319,7 @@ func watchBoot(ctx context.Context, r *run) error {
 		if !m.Started || m.Booted {
 			return nil
 		}
-		ok, err := r.awaitBoot(waiting, m)
+		proof, ok, err := r.awaitHealthy(waiting, m)
 		if err != nil {
 			return err
 		}
@@ -322,6 +327,8 @@ func watchBoot(ctx context.Context, r *run) error {
 			r.warn("machine %s was started; its agent has not registered within %d s", m.Machine, r.policy.BootTimeout)
 			return nil
 		}
+		r.set(healthyKey+string(m.Machine), stampOf(r.o.now()))
+		r.set(proofKey+string(m.Machine), proof)
 		r.changeMember(m.Machine, func(row *store.Member) { row.Booted = true })
 		return nil
 	})
@@ -403,10 +410,11 @@ func restoreSource(ctx context.Context, r *run) error {
 	// A cancel ended our wait for the shutdown, not the shutdown: it would
 	// stop machines that were just started again.
 	for _, t := range r.job.Tasks {
-		if t.Name != shutDownTask {
+		if base(t.Name) != shutDownTask || !begun(t) {
 			continue
 		}
-		if err := r.stopSource(control.WithPatience(ctx, prerequisitePatience), t.Attempt); err != nil {
+		part, _ := taskNamed(catalogue(), t.Name)
+		if err := r.stopSource(control.WithPatience(ctx, prerequisitePatience), r.membersOf(part.part), t.Attempt); err != nil {
 			r.warn("not every source machine was shut down before it is started again: %v", err)
 		}
 	}

@@ -177,11 +177,18 @@ func checkTarget(g *store.Group, s StartRequest) error {
 // Job reads a job, with the progress of its running tasks.
 func (o *Orchestrator) Job(ctx context.Context, id dr.JobID) (rest.Job, error) {
 	var j store.Job
-	err := o.store.View(ctx, func(tx *store.Tx) (err error) { j, err = tx.Job(id); return err })
+	var out rest.Job
+	err := o.store.View(ctx, func(tx *store.Tx) (err error) {
+		if j, err = tx.Job(id); err != nil {
+			return err
+		}
+		out, err = o.presentPlan(tx, j)
+		return err
+	})
 	if errors.Is(err, store.ErrNotFound) {
 		return rest.Job{}, problem.New(problem.UnknownJob, "there is no job %q", id)
 	}
-	return o.present(j), err
+	return out, err
 }
 
 func (o *Orchestrator) present(j store.Job) rest.Job {
@@ -192,16 +199,20 @@ func (o *Orchestrator) present(j store.Job) rest.Job {
 			j.Tasks[i].Progress = p
 		}
 	}
-	j.AllowedActions = []string{}
+	j.AllowedActions = answersTo(&j)
 	switch j.State {
-	case rest.JobPending, rest.JobRunning:
-		if !beyondReached(j) && !j.CancelRequested {
+	case rest.JobPending, rest.JobRunning, rest.JobWaiting:
+		if (j.Spec != nil || !beyondReached(j)) && !j.CancelRequested {
 			j.AllowedActions = append(j.AllowedActions, "cancel")
 		}
 	case rest.JobFailed:
-		j.AllowedActions = append(j.AllowedActions, "restart")
+		if j.Part == nil {
+			j.AllowedActions = append(j.AllowedActions, "restart")
+		}
 	case rest.JobCancelled:
-		j.AllowedActions = append(j.AllowedActions, "resume")
+		if j.Part == nil {
+			j.AllowedActions = append(j.AllowedActions, "resume")
+		}
 	}
 	if j.Errors == nil {
 		j.Errors = []problem.Problem{}
@@ -216,7 +227,8 @@ func (o *Orchestrator) present(j store.Job) rest.Job {
 func beyondReached(j store.Job) bool {
 	all := catalogue()
 	return slices.ContainsFunc(j.Tasks, func(t rest.Task) bool {
-		return all[t.Name].beyond && t.State != rest.JobPending && t.State != rest.JobSkipped && t.State != rest.JobCancelled
+		known, _ := taskNamed(all, t.Name)
+		return known.beyond && t.State != rest.JobPending && t.State != rest.JobSkipped && t.State != rest.JobCancelled
 	})
 }
 
@@ -285,6 +297,12 @@ func (o *Orchestrator) again(ctx context.Context, id dr.JobID, want rest.JobStat
 		}
 		if running = !j.State.Ended(); running {
 			return nil // pressed twice: it runs already
+		}
+		if err := o.childAlone(tx, j); err != nil {
+			return err
+		}
+		if j.Spec != nil {
+			return o.reopenPlan(tx, &j, want, verb)
 		}
 		if j.State != want {
 			return problem.New(problem.OperationNotAllowed, "%s means nothing to job %s, which is %s", verb, id, j.State)

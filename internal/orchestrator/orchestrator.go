@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"sync"
 	"time"
 
 	"rebound/internal/control"
 	"rebound/internal/dr"
+	"rebound/internal/gateway/runbook"
 	"rebound/internal/lifecycle"
 	"rebound/internal/vault/live"
 	"rebound/internal/vault/rest"
@@ -61,6 +63,12 @@ type Orchestrator struct {
 	progress map[taskKey]control.Progress
 	cancels  map[dr.JobID]chan struct{}
 	changed  chan struct{}
+	// moved is like changed, without the progress of tasks.
+	moved chan struct{}
+	// watched are closed when their job moves: progress is not among it.
+	// It is by job.
+	watched map[dr.JobID]chan struct{}
+	calls   *runbook.Runner
 }
 
 type taskKey struct {
@@ -73,12 +81,15 @@ type taskKey struct {
 func Open(ctx context.Context, c Config) (*Orchestrator, error) {
 	o := &Orchestrator{
 		store: c.Store, live: c.Live, gateways: c.Gateways, log: c.Log, now: c.Now, hook: c.Hook, ended: c.Ended, opened: c.Now(), rules: lifecycle.NewRulebook(c.Guards),
-		progress: map[taskKey]control.Progress{}, cancels: map[dr.JobID]chan struct{}{}, changed: make(chan struct{}),
+		progress: map[taskKey]control.Progress{}, cancels: map[dr.JobID]chan struct{}{}, changed: make(chan struct{}), watched: map[dr.JobID]chan struct{}{}, moved: make(chan struct{}),
 	}
 	if o.hook == nil {
 		o.hook = func(dr.JobID, string, string) {}
 	}
 	var err error
+	if o.calls, err = runbook.Open(runbook.Config{Dir: filepath.Join(c.Dir, "calls"), Now: c.Now}); err != nil {
+		return nil, err
+	}
 	if o.lease, err = takeLease(ctx, c.Dir, c.Store, c.Now()); err != nil {
 		return nil, err
 	}
@@ -162,6 +173,40 @@ func (o *Orchestrator) wake() {
 	defer o.mu.Unlock()
 	close(o.changed)
 	o.changed = make(chan struct{})
+}
+
+// wakeJob is wake for those who watch one job.
+func (o *Orchestrator) wakeJob(id dr.JobID) {
+	o.mu.Lock()
+	if c, ok := o.watched[id]; ok {
+		close(c)
+		delete(o.watched, id)
+	}
+	close(o.moved)
+	o.moved = make(chan struct{})
+	o.mu.Unlock()
+	o.wake()
+}
+
+// jobsMoved returns a channel that is closed when a task of any job begins,
+// ends or is answered next.
+func (o *Orchestrator) jobsMoved() <-chan struct{} {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.moved
+}
+
+// watchJob returns a channel that is closed when a task of the job begins, ends
+// or is answered next, or the job ends.
+func (o *Orchestrator) watchJob(id dr.JobID) <-chan struct{} {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	c, ok := o.watched[id]
+	if !ok {
+		c = make(chan struct{})
+		o.watched[id] = c
+	}
+	return c
 }
 
 func (o *Orchestrator) setProgress(k taskKey, p control.Progress) {

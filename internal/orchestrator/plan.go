@@ -62,6 +62,7 @@ func catalogue() map[string]task {
 		{name: "stop-replication", title: "End replication", beyond: true, run: stopReplication},
 		{name: "delete-journal", title: "Delete the journal", run: deleteJournal},
 	}
+	list = append(list, planCatalogue()...)
 	out := make(map[string]task, len(list))
 	for _, t := range list {
 		out[t.name] = t
@@ -72,6 +73,15 @@ func catalogue() map[string]task {
 // tasksOf returns the names of an operation's tasks; the facts of the job are
 // those of its start and never change.
 func tasksOf(j store.Job) (names []string, clean func(context.Context, *run) error) {
+	if j.Spec != nil {
+		return planTasks(j), endChildren
+	}
+	names, clean = groupTasks(j)
+	return inParts(names, j.Part), clean
+}
+
+// groupTasks are the tasks of a job of one group.
+func groupTasks(j store.Job) (names []string, clean func(context.Context, *run) error) {
 	rules := lifecycle.RulesFor(j.Direction)
 	switch j.Operation {
 	case lifecycle.Protect:
@@ -145,9 +155,12 @@ func planFor(j store.Job) (plan, error) {
 	all := catalogue()
 	var p plan
 	for _, n := range names {
-		t, ok := all[n]
+		t, ok := taskNamed(all, n)
 		if !ok {
 			return plan{}, fmt.Errorf("operation %s names an unknown task %s", j.Operation, n)
+		}
+		if j.Spec != nil {
+			t.title = planTitle(j.Spec, t)
 		}
 		p.tasks = append(p.tasks, t)
 	}
@@ -179,6 +192,9 @@ func (o *Orchestrator) planOf(ctx context.Context, in jobInput) (string, error) 
 	}
 	names, clean := tasksOf(j)
 	text := string(j.Operation) + " " + strings.Join(names, " ")
+	if j.Spec != nil {
+		text = planMark + text
+	}
 	if clean != nil {
 		text += " +" + compensation
 	}
@@ -195,14 +211,19 @@ func decodePlan(text string) (plan, error) {
 	var p plan
 	for _, n := range fields[1:] {
 		if n == "+"+compensation {
-			full, err := planFor(store.Job{Job: rest.Job{Operation: lifecycle.Operation(fields[0])}, Direction: dr.Forward})
+			op, ofPlan := strings.CutPrefix(fields[0], planMark)
+			if ofPlan {
+				p.compensate = &task{name: compensation, title: "Stop what the plan began", always: true, run: endChildren}
+				continue
+			}
+			full, err := planFor(store.Job{Job: rest.Job{Operation: lifecycle.Operation(op)}, Direction: dr.Forward})
 			if err != nil {
 				return plan{}, err
 			}
 			p.compensate = full.compensate
 			continue
 		}
-		t, ok := all[n]
+		t, ok := taskNamed(all, n)
 		if !ok {
 			return plan{}, fmt.Errorf("this program does not know the task %s", n)
 		}

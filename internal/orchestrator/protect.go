@@ -466,9 +466,7 @@ func (r *run) dismantle(ctx context.Context, keepMachines bool) error {
 // began reports whether a task of the job was started in this attempt or an
 // earlier one.
 func (r *run) began(name string) bool {
-	return slices.ContainsFunc(r.job.Tasks, func(t rest.Task) bool {
-		return t.Name == name && t.State != rest.JobPending && t.State != rest.JobSkipped && t.State != rest.JobCancelled
-	})
+	return slices.ContainsFunc(r.job.Tasks, func(t rest.Task) bool { return base(t.Name) == name && begun(t) })
 }
 
 // forgetOldStream ends, at the site that is to be the standby, the stream that

@@ -23,6 +23,8 @@ const (
 	stepDone      = "done"
 	stepFailed    = "failed"
 	stepCancelled = "cancelled"
+	// stepFailedOn: the task failed, and the job goes on with the next one.
+	stepFailedOn = "failed, go on"
 )
 
 // task is one step of an operation.
@@ -32,7 +34,12 @@ type task struct {
 	beyond bool
 	// always: run anew at each restart of the job, though it was done.
 	always bool
-	run    func(ctx context.Context, r *run) error
+	// part is the boot group that the task is of, within a recovery plan; 0
+	// for all members.
+	part int
+	// arg names the action of a plan that the task does.
+	arg string
+	run func(ctx context.Context, r *run) error
 }
 
 // run is what a task works with.
@@ -48,6 +55,8 @@ type run struct {
 	warnings []string
 	result   map[string]any
 	thens    []change
+	goOn     bool
+	asked    int
 }
 
 // change is what a task does to the rows when it is done.
@@ -105,10 +114,14 @@ func (r *run) long(ctx context.Context) context.Context {
 // each runs f for every member at the same time and returns what failed, as
 // one problem that names the members. All are tried whatever happens to one.
 func (r *run) each(ctx context.Context, f func(context.Context, store.Member) error) error {
-	errs := make([]error, len(r.group.Members))
+	return r.eachOf(ctx, r.members(), f)
+}
+
+func (r *run) eachOf(ctx context.Context, members []store.Member, f func(context.Context, store.Member) error) error {
+	errs := make([]error, len(members))
 	var eg errgroup.Group
 	eg.SetLimit(32)
-	for i, m := range r.group.Members {
+	for i, m := range members {
 		eg.Go(func() error {
 			errs[i] = f(ctx, m)
 			return nil
@@ -122,12 +135,12 @@ func (r *run) each(ctx context.Context, f func(context.Context, store.Member) er
 		if err == nil {
 			continue
 		}
-		failed = append(failed, r.group.Members[i].Machine)
+		failed = append(failed, members[i].Machine)
 		p := problem.From(err)
 		if first == nil {
 			first = p
 		}
-		text += fmt.Sprintf("%s: %s; ", r.group.Members[i].Machine, problem.Under(first.Code, err))
+		text += fmt.Sprintf("%s: %s; ", members[i].Machine, problem.Under(first.Code, err))
 	}
 	if first == nil {
 		return nil
@@ -175,17 +188,22 @@ func (o *Orchestrator) runJob(in jobInput, do step) error {
 	if err != nil {
 		return err
 	}
-	outcome := stepDone
+	outcome, broken := stepDone, false
 	for i, t := range p.tasks {
-		outcome, err = do(t.name, func(ctx context.Context) (string, error) { return o.runTask(ctx, in, i, t) })
+		got, err := do(t.name, func(ctx context.Context) (string, error) { return o.runTask(ctx, in, i, t) })
 		if err != nil {
 			return err
 		}
-		if outcome != stepDone {
+		if got == stepFailedOn {
+			outcome = stepFailed
+			continue
+		}
+		if got != stepDone {
+			outcome, broken = got, true
 			break
 		}
 	}
-	if outcome != stepDone && p.compensate != nil {
+	if broken && p.compensate != nil {
 		t := *p.compensate
 		if _, err := do(t.name, func(ctx context.Context) (string, error) { return o.runTask(ctx, in, len(p.tasks), t) }); err != nil {
 			return err
@@ -203,13 +221,19 @@ func (o *Orchestrator) runJob(in jobInput, do step) error {
 
 // runTask runs one task of a job, unless its rows say that it has ended.
 func (o *Orchestrator) runTask(ctx context.Context, in jobInput, seq int, t task) (string, error) {
+	gate, err := o.awaitGate(ctx, in.Job, t)
+	if err != nil {
+		return "", err
+	}
 	r, outcome, err := o.beginTask(ctx, in, seq, t)
 	if err != nil || outcome != "" {
 		return outcome, err
 	}
-	o.wake()
+	o.wakeJob(in.Job)
 	o.hook(in.Job, t.name, "before")
-	err = r.guarded(ctx)
+	if err = gate; err == nil {
+		err = r.guarded(ctx)
+	}
 	if ctx.Err() != nil {
 		return "", ctx.Err() // the vault stops: not an end, the next run goes on
 	}
@@ -219,7 +243,7 @@ func (o *Orchestrator) runTask(ctx context.Context, in jobInput, seq int, t task
 		return "", err
 	}
 	o.hook(in.Job, t.name, "after")
-	o.wake()
+	o.wakeJob(in.Job)
 	return outcome, nil
 }
 
@@ -272,14 +296,14 @@ func (o *Orchestrator) beginTask(ctx context.Context, in jobInput, seq int, t ta
 		if outcome = outcomeOf(row, in.Attempt, t); outcome != "" {
 			return nil
 		}
-		if r.group, err = tx.Group(r.job.Group); err != nil {
+		if err := r.loadGroup(tx); err != nil {
 			return err
 		}
-		if r.policy, err = tx.PolicyOf(&r.group); err != nil {
-			return err
+		if row.Title == "" {
+			row.Title = t.title
 		}
-		row.Name, row.Title, row.Attempt, row.Problem, row.Warnings = t.name, t.title, in.Attempt, nil, nil
-		if row.Started.IsZero() || row.State != rest.JobRunning {
+		row.Name, row.Attempt, row.Problem, row.Warnings = t.name, in.Attempt, nil, nil
+		if row.Started.IsZero() || row.State != rest.JobRunning && row.State != rest.JobWaiting {
 			row.Started = o.now().UTC()
 		}
 		if r.job.CancelRequested && !r.group.Beyond && t.name != compensation {
@@ -293,7 +317,9 @@ func (o *Orchestrator) beginTask(ctx context.Context, in jobInput, seq int, t ta
 				return err
 			}
 		}
-		row.State = rest.JobRunning
+		if row.State != rest.JobWaiting {
+			row.State = rest.JobRunning
+		}
 		return tx.PutTask(in.Job, seq, row)
 	})
 	if err != nil {
@@ -312,6 +338,9 @@ func outcomeOf(row rest.Task, attempt int, t task) string {
 		return stepDone
 	case rest.JobFailed:
 		if row.Attempt == attempt {
+			if on, _ := row.Result[goOnKey].(bool); on {
+				return stepFailedOn
+			}
 			return stepFailed
 		}
 	case rest.JobCancelled:
@@ -325,6 +354,9 @@ func outcomeOf(row rest.Task, attempt int, t task) string {
 // endTask records how a task ended, and what it changes, in one transaction.
 func (o *Orchestrator) endTask(ctx context.Context, r *run, seq int, failure error) (string, error) {
 	last := o.clearProgress(taskKey{r.job.ID, r.task.name})
+	if r.goOn = r.goOn && failure != nil; r.goOn {
+		r.set(goOnKey, true)
+	}
 	outcome := stepDone
 	err := o.insist(ctx, func(tx *store.Tx) error {
 		row, err := tx.Task(r.job.ID, r.task.name)
@@ -332,7 +364,7 @@ func (o *Orchestrator) endTask(ctx context.Context, r *run, seq int, failure err
 			return err
 		}
 		row.Ended, row.Progress, row.Warnings, row.Result = o.now().UTC(), last, r.warnings, r.result
-		row.State = rest.JobSucceeded
+		row.State, row.Waiting = rest.JobSucceeded, nil
 		if len(r.warnings) > 0 {
 			row.State = rest.JobWarning
 		}
@@ -358,6 +390,9 @@ func (o *Orchestrator) endTask(ctx context.Context, r *run, seq int, failure err
 	})
 	if err != nil {
 		return "", fmt.Errorf("end task %s of %s: %w", r.task.name, r.job.ID, err)
+	}
+	if outcome == stepFailed && r.goOn {
+		outcome = stepFailedOn
 	}
 	o.log.Info("task ended", "job", r.job.ID, "task", r.task.name, "outcome", outcome, "error", failure)
 	return outcome, nil
@@ -410,7 +445,7 @@ func (o *Orchestrator) endJob(ctx context.Context, in jobInput, p plan, outcome 
 		if err := tx.PutJob(job); err != nil {
 			return err
 		}
-		if err := o.moveGroup(tx, job, outcome, now); err != nil {
+		if err := o.moveTarget(tx, job, outcome, now); err != nil {
 			return err
 		}
 		return tx.InsertEvent(endEvent(job, now))
@@ -421,7 +456,7 @@ func (o *Orchestrator) endJob(ctx context.Context, in jobInput, p plan, outcome 
 	o.mu.Lock()
 	delete(o.cancels, in.Job)
 	o.mu.Unlock()
-	o.wake()
+	o.wakeJob(in.Job)
 	if o.ended != nil {
 		o.ended(job.Job)
 	}

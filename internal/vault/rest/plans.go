@@ -56,6 +56,12 @@ type PlanAction struct {
 	Approval  *PlanApproval `json:"approval,omitempty"`
 }
 
+// What a failure does to the rest of the plan.
+const (
+	OnFailureStop     = "stop"
+	OnFailureContinue = "continue"
+)
+
 // PlanWhen is a kind of run.
 type PlanWhen string
 
@@ -226,7 +232,9 @@ type Waiting struct {
 
 // Decision is a person's answer to what a task waited for.
 type Decision struct {
-	Verdict string    `json:"verdict" enum:"resume,approve,reject"`
+	Verdict string `json:"verdict" enum:"resume,approve,reject"`
+	// Attempt of the job that it answers.
+	Attempt int       `json:"attempt"`
 	By      string    `json:"by"`
 	At      time.Time `json:"at"`
 	Note    string    `json:"note,omitempty"`

@@ -268,6 +268,9 @@ type OperationRequest struct {
 	// Name and AppConsistent of create-point.
 	Name          string `json:"name,omitempty"`
 	AppConsistent bool   `json:"appConsistent,omitempty"`
+	// Values of an operation of a recovery plan: by item, or as "group/NAME"
+	// by replication group, what differs from the fields above.
+	Values map[string]OperationRequest `json:"values,omitempty"`
 }
 
 // DryRun is what an operation would do.
@@ -281,6 +284,8 @@ type DryRun struct {
 	// Transfer is how much a reprotect may have to send: nobody can tell
 	// before everything was compared.
 	Transfer *ByteRange `json:"transfer,omitempty"`
+	// Parts are the same for each replication group of a recovery plan.
+	Parts []DryRun `json:"parts,omitempty"`
 	// Deletes and Keeps name machines, disks and points.
 	Deletes []string `json:"deletes"`
 	Keeps   []string `json:"keeps"`
