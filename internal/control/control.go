@@ -347,7 +347,10 @@ type StartRecoveredRequest struct {
 	Group    dr.GroupID     `json:"group"`
 	Machine  dr.MachineName `json:"machine"`
 	Position dr.Position    `json:"position"`
-	Test     bool           `json:"test"`
+	// Alone: the position is the machine's own newest, which need not be
+	// confirmed for the other members.
+	Alone bool `json:"alone,omitempty"`
+	Test  bool `json:"test"`
 	// Network is the test network, or for a failover the network of every
 	// NIC whose own network the site lacks.
 	Network string `json:"network,omitempty"`

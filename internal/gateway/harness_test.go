@@ -89,6 +89,12 @@ type place struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	return newWorldOf(t, definition)
+}
+
+// newWorldOf is newWorld with machines of one's own.
+func newWorldOf(t *testing.T, definition func(dr.MachineName, int) dr.Definition) *world {
+	t.Helper()
 	t.Parallel()
 	seed := uint64(time.Now().UnixNano())
 	if s := os.Getenv("SEED"); s != "" {

@@ -217,7 +217,7 @@ func (j *Journal) foldBatch(ctx context.Context, f *folding) (int64, error) {
 	var n int64
 	var buf []byte
 	for disk := range j.bases {
-		m, err := plan.build(ctx, uint16(disk))
+		m, err := plan.buildTo(ctx, uint16(disk), j.endOf(disk, f.To))
 		if err != nil {
 			return n, err
 		}
@@ -245,6 +245,17 @@ func (j *Journal) foldBatch(ctx context.Context, f *folding) (int64, error) {
 		}
 	}
 	return n, j.arrive(f)
+}
+
+// endOf returns where a fold of a disk up to a position ends: before it, where
+// each machine is folded to a position of its own.
+func (j *Journal) endOf(disk int, to dr.Position) dr.Position {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.ends != nil && j.ends[disk].Before(to) {
+		return j.ends[disk]
+	}
+	return to
 }
 
 // announce makes the manifest say that the bases are between two positions.

@@ -91,6 +91,8 @@ type View struct {
 	ID       string         `json:"id"`
 	Machine  dr.MachineName `json:"machine"`
 	Position dr.Position    `json:"position"`
+	// Alone: the position is of the machine alone (ResolveMembers).
+	Alone bool `json:"alone,omitempty"`
 	// Purpose is for the caller, such as "recovered" or "test".
 	Purpose string `json:"purpose"`
 	// Socket is the Unix socket on which the gateway serves it.

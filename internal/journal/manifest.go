@@ -43,6 +43,9 @@ type manifest struct {
 	// between Anchor and Folding.To, and only redo knows their content.
 	Anchor  anchor   `json:"anchor"`
 	Folding *folding `json:"folding,omitempty"`
+	// Ends is set once the bases are folded for good, each to the position
+	// at its disk's index, which may be before the anchor.
+	Ends []dr.Position `json:"ends,omitempty"`
 	// FirstSegment is the lowest number that belongs to the journal.
 	FirstSegment uint64 `json:"firstSegment"`
 	Views        []View `json:"views"`

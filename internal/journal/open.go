@@ -60,7 +60,8 @@ type Journal struct {
 	waiting    []control // appended, not durable
 	bytes      int64     // of guest writes appended
 	synced     bool
-	floor      dr.Position // the lowest position that may still be opened
+	floor      dr.Position   // the lowest position that may still be opened
+	ends       []dr.Position // set: the only positions that may be opened, by disk
 	views      map[*viewDevice]struct{}
 	damage     error // redo is missing: views beyond damageAt refuse
 	damageAt   dr.Position
@@ -308,7 +309,7 @@ func (j *Journal) start(ctx context.Context) error {
 		j.man.now = m
 	}
 	j.gen = m.Generation
-	j.floor = m.Anchor.Position
+	j.floor, j.ends = m.Anchor.Position, m.Ends
 	if m.Folding != nil {
 		j.floor = m.Folding.To
 	}

@@ -1,7 +1,6 @@
 package journal
 
 import (
-	"encoding/json"
 	"slices"
 	"strings"
 	"time"
@@ -28,6 +27,9 @@ func (j *Journal) diverged() (dr.Point, bool) {
 
 // checkPosition returns why p cannot be opened. mu is held.
 func (j *Journal) checkPosition(p dr.Position) error {
+	if j.ends != nil {
+		return problem.New(problem.PointInUse, "the disks are being made final, each of its own moment")
+	}
 	if d, ok := j.diverged(); ok && d.Position == p && !p.Before(j.floor) {
 		return nil
 	}
@@ -235,18 +237,19 @@ func (j *Journal) resolved(p dr.Position, pt *dr.Point) Resolved {
 			r.Time = pt.Time
 		}
 	}
-	if n := len(j.hist.beacons); n > 0 && !r.Time.IsZero() {
-		if s := j.hist.beacons[n-1].wall.Sub(r.Time).Seconds(); s > 0 {
-			r.LostSeconds = s
-		}
+	if !r.Time.IsZero() {
+		r.LostSeconds = max(0, j.newestWall().Sub(r.Time).Seconds())
 	}
-	for _, d := range j.inDiskOrder(j.hist.definitionsAt(p)) {
-		var def dr.Definition
-		if json.Unmarshal(d.JSON, &def) == nil { // Append let no other in
-			r.Definitions = append(r.Definitions, def)
-		}
-	}
+	r.Definitions = j.definitions(p)
 	return r
+}
+
+// newestWall is the source's clock at the newest beacon. mu is held.
+func (j *Journal) newestWall() time.Time {
+	if n := len(j.hist.beacons); n > 0 {
+		return j.hist.beacons[n-1].wall
+	}
+	return time.Time{}
 }
 
 // inDiskOrder sorts machines as the disk table does.

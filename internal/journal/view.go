@@ -25,6 +25,7 @@ type viewDevice struct {
 	layers []layer // newest first
 	pos    dr.Position
 	head   bool // pos is the moving head: pins nothing
+	alone  bool // pos is of the disk's machine alone
 	built  bool // guarded by the journal's mu
 }
 
@@ -33,10 +34,20 @@ var _ Device = (*viewDevice)(nil)
 // OpenView opens one disk, by its index in the disk table, at a confirmed
 // position. The view pins its position until it is closed.
 func (j *Journal) OpenView(ctx context.Context, pos dr.Position, disk uint16) (Device, error) {
+	return j.openView(ctx, pos, disk, false)
+}
+
+// OpenMemberView is OpenView of a position that the disk's machine can be taken
+// to by itself (ResolveMembers).
+func (j *Journal) OpenMemberView(ctx context.Context, pos dr.Position, disk uint16) (Device, error) {
+	return j.openView(ctx, pos, disk, true)
+}
+
+func (j *Journal) openView(ctx context.Context, pos dr.Position, disk uint16, alone bool) (Device, error) {
 	if int(disk) >= len(j.disks) {
 		return nil, problem.New(problem.UnknownDisk, "the group has %d disks, asked for index %d", len(j.disks), disk)
 	}
-	v := &viewDevice{j: j, base: j.bases[disk], pos: pos}
+	v := &viewDevice{j: j, base: j.bases[disk], pos: pos, alone: alone}
 	plan, err := j.pin(v, disk) // holds what it names
 	if err != nil {
 		return nil, err
@@ -64,7 +75,7 @@ func (j *Journal) pin(v *viewDevice, disk uint16) (*redoPlan, error) {
 	if j.closed {
 		return nil, ErrClosed
 	}
-	if err := j.checkPosition(v.pos); err != nil {
+	if err := j.checkView(j.disks[disk].Machine, v); err != nil {
 		return nil, err
 	}
 	j.views[v] = struct{}{}
@@ -103,6 +114,9 @@ func (j *Journal) HeadView(disk uint16) (Device, error) {
 	}
 	if j.damage != nil {
 		return nil, j.damage
+	}
+	if j.ends != nil {
+		return nil, problem.New(problem.PointInUse, "the disks are being made final, each of its own moment")
 	}
 	return &viewDevice{j: j, base: j.bases[disk], layers: []layer{j.heads[disk]}, head: true}, nil
 }
@@ -167,8 +181,16 @@ func (p *redoPlan) each(ctx context.Context, visit func(*segmentFile, *segment.R
 
 // build flattens one disk's redo.
 func (p *redoPlan) build(ctx context.Context, disk uint16) (*runMap, error) {
+	return p.buildTo(ctx, disk, p.to)
+}
+
+// buildTo flattens one disk's redo as far as a position of the plan's range.
+func (p *redoPlan) buildTo(ctx context.Context, disk uint16, to dr.Position) (*runMap, error) {
 	m := newRunMap()
 	err := p.each(ctx, func(s *segmentFile, r *segment.Record) bool {
+		if to.Before(s.at(r.Seq)) {
+			return false
+		}
 		if r.Disk == disk {
 			m.put(s.pieceOf(r))
 		}
@@ -305,8 +327,8 @@ func (j *Journal) RegisterView(v View) error {
 	if err := j.usable(); err != nil {
 		return err
 	}
-	hold := &viewDevice{j: j, pos: v.Position} // pins until the manifest does
-	if err := j.pinOnly(hold); err != nil {
+	hold := &viewDevice{j: j, pos: v.Position, alone: v.Alone} // pins until the manifest does
+	if err := j.pinOnly(hold, v.Machine); err != nil {
 		return err
 	}
 	defer j.unpin(hold)
@@ -328,10 +350,10 @@ func (j *Journal) RegisterView(v View) error {
 	})
 }
 
-func (j *Journal) pinOnly(v *viewDevice) error {
+func (j *Journal) pinOnly(v *viewDevice, m dr.MachineName) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if err := j.checkPosition(v.pos); err != nil {
+	if err := j.checkView(m, v); err != nil {
 		return err
 	}
 	j.views[v] = struct{}{}

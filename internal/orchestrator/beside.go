@@ -32,7 +32,7 @@ func resolveTest(ctx context.Context, r *run) error {
 
 func startTest(ctx context.Context, r *run) error {
 	return r.each(r.long(ctx), func(ctx context.Context, m store.Member) error {
-		res, err := r.recoverMachine(ctx, m, r.group.TestAt.At(m.Machine), true)
+		res, err := r.recoverMachine(ctx, m, r.group.TestAt, true)
 		if err == nil {
 			r.set(string(m.Machine), string(res.Machine))
 			r.set(startedKey+string(m.Machine), stampOf(r.o.now()))

@@ -277,7 +277,7 @@ func startMachines(ctx context.Context, r *run) error {
 		if err != nil {
 			return err
 		}
-		if _, err := r.recoverMachine(ctx, m, r.group.Recovered.At(m.Machine), false); err != nil {
+		if _, err := r.recoverMachine(ctx, m, r.group.Recovered, false); err != nil {
 			return err
 		}
 		r.changeMember(m.Machine, func(row *store.Member) {

@@ -109,8 +109,8 @@ func (r *run) foreseeTargets(ctx context.Context, test bool, out *rest.DryRun) e
 
 // recoverMachine starts one member from the journal, as its target settings
 // say.
-func (r *run) recoverMachine(ctx context.Context, m store.Member, at dr.Position, test bool) (control.Recovered, error) {
-	req := control.StartRecoveredRequest{Group: r.group.ID, Machine: m.Machine, Position: at, Test: test, Network: r.request().Network}
+func (r *run) recoverMachine(ctx context.Context, m store.Member, from *rest.Recovered, test bool) (control.Recovered, error) {
+	req := control.StartRecoveredRequest{Group: r.group.ID, Machine: m.Machine, Position: from.At(m.Machine), Alone: len(from.Members) > 0, Test: test, Network: r.request().Network}
 	err := r.o.store.View(ctx, func(tx *store.Tx) (err error) {
 		req.Target, err = TargetOf(tx, &r.group, m, r.policy)
 		return err

@@ -3,6 +3,7 @@ package standby
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -19,25 +20,26 @@ import (
 // recorded; what the fenced source holds beyond the point is saved; the bases
 // become equal to the views; the views are served from the bases, so that the
 // journal can let go of them; the machines move; the journal ends.
-func (g *group) commit(ctx context.Context, pos dr.Position, progress func(done, total int64)) (control.CommitResult, error) {
+func (g *group) commit(ctx context.Context, r control.CommitRequest, progress func(done, total int64)) (control.CommitResult, error) {
 	g.work.Lock()
 	defer g.work.Unlock()
 	set := g.settings()
-	if set.Phase == phaseCommitted && set.Commit == pos {
+	same := set.Commit == r.Position && maps.Equal(set.CommitMembers, r.Members)
+	if set.Phase == phaseCommitted && same {
 		return g.commitResult()
 	}
-	if set.Phase != phaseJournal && (set.Phase != phaseCommitting || set.Commit != pos) {
-		return control.CommitResult{}, problem.New(problem.OperationNotAllowed, "group %s is %s at %s, the commit is of %s", g.id, set.Phase, set.Commit, pos)
+	if set.Phase != phaseJournal && (set.Phase != phaseCommitting || !same) {
+		return control.CommitResult{}, problem.New(problem.OperationNotAllowed, "group %s is %s at %s, the commit is of %s", g.id, set.Phase, set.Commit, r.Position)
 	}
-	if err := checkCommit(set, pos); err != nil {
+	if err := checkCommit(set, r); err != nil {
 		return control.CommitResult{}, err
 	}
 	if set.Phase == phaseJournal {
-		if err := g.beginCommit(ctx, pos); err != nil {
+		if err := g.beginCommit(ctx, r); err != nil {
 			return control.CommitResult{}, err
 		}
 	}
-	if err := g.makeBases(ctx, pos, progress); err != nil {
+	if err := g.makeBases(ctx, r, progress); err != nil {
 		return control.CommitResult{}, err
 	}
 	if err := g.moveMachines(ctx, progress); err != nil {
@@ -46,7 +48,7 @@ func (g *group) commit(ctx context.Context, pos dr.Position, progress func(done,
 	if err := g.save(func(s *settings) { s.Phase, s.Recovered = phaseCommitted, nil }); err != nil {
 		return control.CommitResult{}, err
 	}
-	g.event("Committed", "info", "group %s: its machines run on their own disks, of %s", g.id, pos)
+	g.event("Committed", "info", "group %s: its machines run on their own disks, of %s", g.id, r.Position)
 	if err := g.closeJournal(); err != nil {
 		return control.CommitResult{}, err
 	}
@@ -55,7 +57,7 @@ func (g *group) commit(ctx context.Context, pos dr.Position, progress func(done,
 
 // beginCommit records the decision, from which there is no way back, while the
 // machines run.
-func (g *group) beginCommit(ctx context.Context, pos dr.Position) error {
+func (g *group) beginCommit(ctx context.Context, req control.CommitRequest) error {
 	for _, r := range g.settings().Recovered {
 		m, err := g.host.cfg.Driver.Machine(ctx, r.Name)
 		if err != nil {
@@ -66,21 +68,27 @@ func (g *group) beginCommit(ctx context.Context, pos dr.Position) error {
 		}
 	}
 	gen := g.generation()
-	return g.save(func(s *settings) { s.Phase, s.Commit, s.Generation = phaseCommitting, pos, gen })
+	return g.save(func(s *settings) {
+		s.Phase, s.Commit, s.CommitMembers, s.Generation = phaseCommitting, req.Position, req.Members, gen
+	})
 }
 
 // ownerVM is a journal's owner once the machines have its bases.
 const ownerVM = "vm"
 
-// checkCommit demands that exactly the group's machines run, all at pos.
-func checkCommit(set settings, pos dr.Position) error {
+// checkCommit demands that exactly the group's machines run, each where the
+// commit says.
+func checkCommit(set settings, req control.CommitRequest) error {
 	running := map[dr.MachineName]bool{}
 	for _, r := range set.Recovered {
 		if r.Test {
 			return problem.New(problem.PointInUse, "the test machine %s runs on the journal: clean the test up first", r.Name)
 		}
-		if r.Position != pos {
-			return problem.New(problem.OperationNotAllowed, "%s runs at %s, the commit is of %s", r.Name, r.Position, pos)
+		if want := req.At(r.Machine); r.Position != want {
+			return problem.New(problem.OperationNotAllowed, "%s runs at %s, the commit is of %s", r.Name, r.Position, want)
+		}
+		if r.Position.Before(req.Position) {
+			return problem.New(problem.InvalidRequest, "%s runs at %s, before %s, which is to be the lowest", r.Name, r.Position, req.Position)
 		}
 		running[r.Machine] = !r.Started.IsZero()
 	}
@@ -92,16 +100,24 @@ func checkCommit(set settings, pos dr.Position) error {
 	return nil
 }
 
-// makeBases folds the bases to pos and takes them out of the journal's hands.
-func (g *group) makeBases(ctx context.Context, pos dr.Position, progress func(done, total int64)) error {
+// makeBases folds the bases to the commit's positions and takes them out of the
+// journal's hands. What was written beyond the lowest of the positions is all
+// in which the old source can differ.
+func (g *group) makeBases(ctx context.Context, req control.CommitRequest, progress func(done, total int64)) error {
 	if g.jrn == nil {
 		return nil // released by an earlier attempt
 	}
-	if _, err := g.jrn.RollbackSet(pos); err != nil {
+	if _, err := g.jrn.RollbackSet(req.Position); err != nil {
 		return fmt.Errorf("save what the old source holds beyond the point: %w", err)
 	}
-	if err := g.jrn.FoldExactly(ctx, pos, progress); err != nil {
-		return fmt.Errorf("fold bases to %s: %w", pos, err)
+	var err error
+	if len(req.Members) > 0 {
+		err = g.jrn.FoldMembers(ctx, req.Members, progress)
+	} else {
+		err = g.jrn.FoldExactly(ctx, req.Position, progress)
+	}
+	if err != nil {
+		return fmt.Errorf("fold bases to %s: %w", req.Position, err)
 	}
 	for _, r := range g.settings().Recovered {
 		if err := g.serveBases(r); err != nil {
@@ -142,13 +158,13 @@ func (g *group) moveMachines(ctx context.Context, progress func(done, total int6
 // inUsePatience is for how long a disk may seem to be in use that was closed.
 const inUsePatience = 2 * time.Second
 
-// whileInUse repeats f while a disk is in use. A process that this one forks at
-// the moment at which it closes a disk holds the disk's lock until its exec.
+// whileInUse repeats f while a disk or journal is in use. A process that this
+// one forks at the moment at which it closes one holds its lock until its exec.
 func whileInUse(ctx context.Context, f func() error) error {
 	deadline := time.Now().Add(inUsePatience)
 	for {
 		err := f()
-		if !problem.HasCode(err, problem.MachineInUse) || time.Now().After(deadline) {
+		if !problem.HasCode(err, problem.MachineInUse) && !problem.HasCode(err, problem.JournalInUse) || time.Now().After(deadline) {
 			return err
 		}
 		select {

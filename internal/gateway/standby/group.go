@@ -37,6 +37,9 @@ type settings struct {
 	Volume string      `json:"volume,omitempty"`
 	Phase  phase       `json:"phase"`
 	Commit dr.Position `json:"commit"`
+	// CommitMembers are the members' own positions, where each has one;
+	// Commit is the lowest of them then.
+	CommitMembers map[dr.MachineName]dr.Position `json:"commitMembers,omitempty"`
 	// Generation is the journal's as of the commit, which ends the journal.
 	Generation dr.Generation `json:"generation,omitempty"`
 	// Recovered are the machines that run (or are being started) on views.
@@ -98,7 +101,11 @@ func openGroup(ctx context.Context, h *Host, id dr.GroupID) (*group, error) {
 			return g, g.start(ctx, nil)
 		}
 	}
-	jrn, err := journal.Open(ctx, g.journalDir(), journal.Options{Logger: h.cfg.Log})
+	var jrn *journal.Journal
+	err = whileInUse(ctx, func() (err error) {
+		jrn, err = journal.Open(ctx, g.journalDir(), journal.Options{Logger: h.cfg.Log})
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -272,12 +279,15 @@ func (g *group) points(r control.PointsRequest) (control.Points, error) {
 	return out, nil
 }
 
-func (g *group) resolve(sel dr.PointSelector) (control.Resolved, error) {
+func (g *group) resolve(ctx context.Context, q control.ResolveRequest) (control.Resolved, error) {
 	jrn, err := g.open()
 	if err != nil {
 		return control.Resolved{}, err
 	}
-	r, err := jrn.Resolve(sel)
+	if q.PerMachine {
+		return resolveMembers(ctx, jrn, q.Selector)
+	}
+	r, err := jrn.Resolve(q.Selector)
 	if err != nil {
 		return control.Resolved{}, err
 	}
@@ -285,6 +295,35 @@ func (g *group) resolve(sel dr.PointSelector) (control.Resolved, error) {
 		Position: r.Position, Time: r.Time, Point: r.Point,
 		LostSeconds: r.LostSeconds, LostBytes: r.LostBytes, Definitions: r.Definitions,
 	}, nil
+}
+
+// resolveMembers takes each member to its own newest position. What the group
+// as a whole reports is the oldest of them, and all that is lost.
+func resolveMembers(ctx context.Context, jrn *journal.Journal, sel dr.PointSelector) (control.Resolved, error) {
+	if sel != dr.Latest && sel != "" {
+		return control.Resolved{}, problem.New(problem.InvalidRequest, "each machine at its own newest moment goes with %q, not with %q", dr.Latest, sel)
+	}
+	members, err := jrn.ResolveMembers(ctx)
+	if err != nil {
+		return control.Resolved{}, err
+	}
+	out := control.Resolved{Position: members[0].Position, Time: members[0].Time, Members: members}
+	for _, m := range members {
+		if m.Position.Before(out.Position) {
+			out.Position = m.Position
+		}
+		if m.Time.Before(out.Time) {
+			out.Time = m.Time
+		}
+		out.LostSeconds = max(out.LostSeconds, m.LostSeconds)
+		out.LostBytes += m.LostBytes
+		for _, d := range jrn.Definitions(m.Position) {
+			if d.Name == m.Machine {
+				out.Definitions = append(out.Definitions, d)
+			}
+		}
+	}
+	return out, nil
 }
 
 func (g *group) report() control.GroupReport {

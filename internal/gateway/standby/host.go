@@ -317,12 +317,12 @@ func (h *Host) Points(_ context.Context, r control.PointsRequest) (control.Point
 }
 
 // Resolve turns a selector into a position.
-func (h *Host) Resolve(_ context.Context, r control.ResolveRequest) (control.Resolved, error) {
+func (h *Host) Resolve(ctx context.Context, r control.ResolveRequest) (control.Resolved, error) {
 	g, err := h.find(r.Group)
 	if err != nil {
 		return control.Resolved{}, err
 	}
-	return g.resolve(r.Selector)
+	return g.resolve(ctx, r)
 }
 
 // StartRecovered starts a machine on views.
@@ -350,7 +350,7 @@ func (h *Host) Commit(ctx context.Context, r control.CommitRequest, progress fun
 	if err != nil {
 		return control.CommitResult{}, err
 	}
-	return g.commit(ctx, r.Position, progress)
+	return g.commit(ctx, r, progress)
 }
 
 // each runs f for every item at the same time and returns the first error.

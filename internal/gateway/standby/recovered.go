@@ -19,7 +19,9 @@ type recovered struct {
 	Name     dr.MachineName `json:"name"` // at the site
 	Test     bool           `json:"test"`
 	Position dr.Position    `json:"position"`
-	Network  string         `json:"network,omitempty"`
+	// Alone: the position is of this machine, and not of the group.
+	Alone   bool   `json:"alone,omitempty"`
+	Network string `json:"network,omitempty"`
 	// Target is how the machine was asked to be; a repetition of the request
 	// goes by it too.
 	Target  site.Target `json:"target,omitzero"`
@@ -50,7 +52,7 @@ func (g *group) startRecovered(ctx context.Context, r control.StartRecoveredRequ
 	if g.host.boot == nil {
 		return control.Recovered{}, problem.New(problem.InvalidRequest, "this site cannot start machines from a journal's view")
 	}
-	want := recovered{Machine: r.Machine, Name: siteName(r.Machine, r.Test), Test: r.Test, Position: r.Position, Network: r.Network, Target: r.Target}
+	want := recovered{Machine: r.Machine, Name: siteName(r.Machine, r.Test), Test: r.Test, Position: r.Position, Alone: r.Alone, Network: r.Network, Target: r.Target}
 	defer g.names.lock(want.Name)()
 	spec, warnings, err := g.prepareRecovered(ctx, &want)
 	if err != nil || !want.Started.IsZero() {
@@ -116,7 +118,7 @@ func (g *group) pin(jrn *journal.Journal, r recovered) error {
 	if r.Test {
 		purpose = "test"
 	}
-	return jrn.RegisterView(journal.View{ID: string(r.Name), Machine: r.Machine, Position: r.Position, Purpose: purpose, Socket: g.views.path})
+	return jrn.RegisterView(journal.View{ID: string(r.Name), Machine: r.Machine, Position: r.Position, Alone: r.Alone, Purpose: purpose, Socket: g.views.path})
 }
 
 // put replaces or adds a recovered machine.
@@ -133,11 +135,11 @@ func (s *settings) drop(name dr.MachineName) {
 // then its target settings.
 func (g *group) recoveredSpec(ctx context.Context, jrn *journal.Journal, r recovered) (site.RecoveredSpec, []string, error) {
 	spec := site.RecoveredSpec{Test: r.Test, Network: r.Network}
-	res, err := jrn.Resolve(dr.PointSelector("@" + r.Position.String()))
-	if err != nil {
+	if err := checkMoment(jrn, r); err != nil {
 		return spec, nil, err
 	}
-	i := slices.IndexFunc(res.Definitions, func(d dr.Definition) bool { return d.Name == r.Machine })
+	definitions := jrn.Definitions(r.Position)
+	i := slices.IndexFunc(definitions, func(d dr.Definition) bool { return d.Name == r.Machine })
 	if i < 0 {
 		return spec, nil, problem.New(problem.UnknownMachine, "%s is no member of group %s", r.Machine, g.id)
 	}
@@ -145,7 +147,7 @@ func (g *group) recoveredSpec(ctx context.Context, jrn *journal.Journal, r recov
 	if err != nil {
 		return spec, nil, fmt.Errorf("list networks: %w", err)
 	}
-	def, warnings, err := r.Target.Apply(res.Definitions[i], site.TargetOf{Site: g.host.cfg.Site, Networks: networks, Fallback: r.Network, Test: r.Test})
+	def, warnings, err := r.Target.Apply(definitions[i], site.TargetOf{Site: g.host.cfg.Site, Networks: networks, Fallback: r.Network, Test: r.Test})
 	if err != nil {
 		return spec, nil, err
 	}
@@ -160,6 +162,15 @@ func (g *group) recoveredSpec(ctx context.Context, jrn *journal.Journal, r recov
 		}
 	}
 	return spec, warnings, nil
+}
+
+// checkMoment refuses a position that the machine cannot be taken to.
+func checkMoment(jrn *journal.Journal, r recovered) error {
+	if r.Alone {
+		return jrn.CheckMember(r.Machine, r.Position)
+	}
+	_, err := jrn.Resolve(dr.PointSelector("@" + r.Position.String()))
+	return err
 }
 
 // discardRecovered stops and deletes a recovered machine, then its views.

@@ -134,7 +134,7 @@ func (g *group) serveViews(ctx context.Context, r recovered) error {
 		if g.views.has(name) {
 			continue
 		}
-		dev, err := g.openView(ctx, i, r.Position)
+		dev, err := g.openView(ctx, i, r)
 		if err != nil {
 			return fmt.Errorf("open view of %s at %s: %w", name, r.Position, err)
 		}
@@ -147,11 +147,14 @@ func (g *group) serveViews(ctx context.Context, r recovered) error {
 
 // openView opens a view, or the base itself once that is what the view shows
 // and the journal has let go of it.
-func (g *group) openView(ctx context.Context, disk uint16, pos dr.Position) (readable, error) {
-	if g.jrn == nil {
+func (g *group) openView(ctx context.Context, disk uint16, r recovered) (readable, error) {
+	switch {
+	case g.jrn == nil:
 		return g.openBase(disk)
+	case r.Alone:
+		return g.jrn.OpenMemberView(ctx, r.Position, disk)
 	}
-	return g.jrn.OpenView(ctx, pos, disk)
+	return g.jrn.OpenView(ctx, r.Position, disk)
 }
 
 // openBase opens a base for reading, beside its owner.
