@@ -24,17 +24,18 @@ const (
 	resolvConf  = "/etc/resolv.conf"
 )
 
-// setAddresses configures the cards for which this machine was given addresses
-// by its site. A machine that was given none is left as it is, and what goes
-// wrong with one card does not stop the others.
-func setAddresses(log *slog.Logger) {
+// SetAddresses configures the cards for which this machine was given addresses
+// by its site, and returns them. A machine that was given none is left as it is,
+// and what goes wrong with one card does not stop the others. Repeating it
+// changes nothing.
+func SetAddresses(log *slog.Logger) (set []dr.GuestCard) {
 	table, err := os.ReadFile(smbiosTable)
 	if errors.Is(err, fs.ErrNotExist) {
-		return
+		return nil
 	}
 	if err != nil {
 		log.Warn("read the hypervisor's strings", "error", err)
-		return
+		return nil
 	}
 	var dns []string
 	for _, s := range oemStrings(table) {
@@ -48,11 +49,13 @@ func setAddresses(log *slog.Logger) {
 		case ok:
 			log.Info("address set", "card", card.MAC, "ips", card.IPs, "gateways", card.Gateways)
 			dns = append(dns, card.DNS...)
+			set = append(set, card)
 		}
 	}
 	if err := setDNS(resolvConf, dns); err != nil {
 		log.Error("set name servers", "error", err)
 	}
+	return set
 }
 
 // oemStrings returns the strings of every SMBIOS structure of type 11 (OEM

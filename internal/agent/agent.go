@@ -106,7 +106,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
-	setAddresses(cfg.Logger) // the vault may be reached by them only
+	SetAddresses(cfg.Logger) // the vault may be reached by them only
 	booted, err := bootTime()
 	if err != nil {
 		return err

@@ -87,6 +87,10 @@ func startMachine(t *testing.T, r *image.Result, netdevs ...string) *machine {
 	for i, nd := range netdevs {
 		args = append(args, "-netdev", nd+fmt.Sprintf(",id=n%d", i),
 			"-device", fmt.Sprintf("virtio-net-pci,netdev=n%d,mac=%s,romfile=", i, def.NICs[i].MAC))
+		if nic := def.NICs[i]; nic.Address != nil {
+			card := dr.GuestCard{MAC: nic.MAC, Address: *nic.Address}
+			args = append(args, "-smbios", "type=11,value="+strings.ReplaceAll(card.String(), ",", ",,"))
+		}
 	}
 	m.cmd = exec.Command("qemu-system-x86_64", args...)
 	out, err := m.cmd.StdoutPipe()

@@ -221,3 +221,19 @@ func TestIsolatedPair(t *testing.T) {
 		t.Errorf("%d records of beta name records that alpha lacks", n)
 	}
 }
+
+// TestAddressReachesTheGuest: a real guest finds the address of its target
+// settings in what its hypervisor says, and its agent sets it, in place of what
+// DHCP would have given.
+func TestAddressReachesTheGuest(t *testing.T) {
+	short(t)
+	b, c := builder(t), startCollector(t)
+	r := build(t, b, dr.BIOS, "alpha", "", c.GuestAddr())
+	r.Definition.NICs[0].Address = &dr.Address{IPs: []string{"192.0.2.77/24"}, Gateways: []string{"192.0.2.2"}}
+	m := startMachine(t, r, "user,restrict=on,net=192.0.2.0/24")
+	e := m.await("the card", func(e wire.Event) bool { return e.Event == "reach" })
+	if n := e.Reach.NICs; len(n) != 1 || n[0].Address != "192.0.2.77/24" || n[0].Gateway != "192.0.2.2" || n[0].DHCP {
+		t.Errorf("the guest's card is %+v", n)
+	}
+	m.kill()
+}

@@ -5,13 +5,17 @@ import (
 	"context"
 	"fmt"
 	"hash/fnv"
+	"log/slog"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"rebound/internal/agent"
+	"rebound/internal/dr"
 	"rebound/internal/lab/wire"
 )
 
@@ -29,9 +33,14 @@ func (g *guest) bringUp(ctx context.Context) []wire.NIC {
 		nics []wire.NIC
 		wg   sync.WaitGroup
 	)
+	given := agent.SetAddresses(slog.New(slog.NewTextHandler(g.con, nil)))
 	for _, link := range links {
 		wg.Go(func() {
-			nic, err := bringUpLink(ctx, link)
+			nic, ok := givenAddress(link, given)
+			var err error
+			if !ok {
+				nic, err = bringUpLink(ctx, link)
+			}
 			if err != nil {
 				g.con.event(wire.Event{Event: "error", Detail: fmt.Sprintf("bring up %s: %v", link.Attrs().Name, err)})
 			}
@@ -46,6 +55,27 @@ func (g *guest) bringUp(ctx context.Context) []wire.NIC {
 	wg.Wait()
 	slices.SortFunc(nics, func(a, b wire.NIC) int { return cmp.Compare(a.Name, b.Name) })
 	return nics
+}
+
+// givenAddress is the card as its site's target settings made it; ok is false
+// for one that they leave alone.
+func givenAddress(link netlink.Link, given []dr.GuestCard) (nic wire.NIC, ok bool) {
+	attrs := link.Attrs()
+	for _, card := range given {
+		if !strings.EqualFold(card.MAC, attrs.HardwareAddr.String()) {
+			continue
+		}
+		nic = wire.NIC{Name: attrs.Name, MAC: card.MAC}
+		// What the kernel has, not what it was told.
+		if addrs, err := netlink.AddrList(link, netlink.FAMILY_V4); err == nil && len(addrs) == 1 {
+			nic.Address = addrs[0].IPNet.String()
+		}
+		if len(card.Gateways) > 0 {
+			nic.Gateway = card.Gateways[0]
+		}
+		return nic, true
+	}
+	return nic, false
 }
 
 // bringUpLink configures one link; the loopback gives no NIC.
