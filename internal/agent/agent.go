@@ -56,6 +56,8 @@ type Config struct {
 	// Interval is the time between heartbeats; 0 is DefaultInterval.
 	Interval time.Duration
 	Logger   *slog.Logger // nil: discard
+	// Numbers are counted when they are not nil.
+	Numbers *Numbers
 }
 
 // Validate checks the fields and fills in defaults.

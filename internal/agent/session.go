@@ -46,7 +46,9 @@ func (s *session) report(ctx context.Context) {
 		default:
 		}
 		wait := s.cfg.Interval
-		if err := s.once(ctx, registered); err != nil {
+		err := s.once(ctx, registered)
+		s.cfg.Numbers.count(err)
+		if err != nil {
 			wait = retry.NextBackOff()
 			s.cfg.Logger.Warn("report failed, will try again", "registered", registered, "wait", wait, "error", err)
 			registered = false

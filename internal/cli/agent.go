@@ -5,13 +5,15 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"rebound/internal/agent"
+	"rebound/internal/metrics"
 )
 
 func (a *app) newAgent() *cobra.Command {
 	var cfg agent.Config
-	var caFile string
+	var caFile, metricsAddr string
 	cmd := &cobra.Command{
 		Use:   "agent --machine M --vault HOST:PORT --state DIR",
 		Short: "Run the mobility agent of this machine until SIGTERM",
@@ -31,11 +33,19 @@ and sends heartbeats, by which the vault knows that this machine has really boot
 				}
 			}
 			cfg.Vault, cfg.Logger = a.vault, log
-			return agent.Run(cmd.Context(), cfg)
+			if metricsAddr == "" {
+				return agent.Run(cmd.Context(), cfg)
+			}
+			cfg.Numbers = &agent.Numbers{}
+			grp, ctx := errgroup.WithContext(cmd.Context())
+			grp.Go(func() error { return metrics.Serve(ctx, metricsAddr, log, cfg.Numbers.MetricSource()) })
+			grp.Go(func() error { return agent.Run(ctx, cfg) })
+			return grp.Wait()
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&cfg.Machine, "machine", "", "this machine's name in the vault")
+	f.StringVar(&metricsAddr, "metrics", "", "address for the metrics, without TLS and token, such as 127.0.0.1:9102")
 	f.StringVar(&cfg.Passphrase, "passphrase", "", "one-time passphrase (first start)")
 	f.StringVar(&caFile, "vault-ca", "", "file with the vault's certificate (first start)")
 	f.StringVar(&cfg.StateDir, "state", "/var/lib/rebound-agent", "directory for the agent's key and certificate")

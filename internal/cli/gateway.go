@@ -22,7 +22,7 @@ type serveGateway struct {
 	passphrase, caFile                             string
 	spoolDir                                       string
 	spoolLimit                                     int64
-	accel                                          string
+	accel, metrics                                 string
 }
 
 func (a *app) newGateway() *cobra.Command {
@@ -57,6 +57,7 @@ starts need only --dir.`,
 	f.StringVar(&o.dataAddr, "data-addr", "", "host:port told to other gateways (default: the one listened on)")
 	f.StringVar(&o.passphrase, "passphrase", "", "one-time passphrase of the enrolment (default: $REBOUND_PASSPHRASE)")
 	f.StringVar(&o.caFile, "vault-ca", "", "file with the vault's certificate (first start)")
+	f.StringVar(&o.metrics, "metrics", "", "address for the metrics of gateway and captures, without TLS and token, such as 127.0.0.1:9101")
 	f.StringVar(&o.accel, "accel", "", "kvm or tcg (default: what is proven to work)")
 	return cmd
 }
@@ -120,7 +121,7 @@ func (a *app) runGateway(ctx context.Context, o serveGateway) error {
 	}
 	g, err := gateway.Open(ctx, gateway.Config{
 		Name: enr.Name, Site: enr.Site, Dir: o.dir, RunDir: o.runDir, VaultAddr: vault,
-		DataListen: o.listen, DataAddr: o.dataAddr, Identity: holder, Driver: driver,
+		DataListen: o.listen, DataAddr: o.dataAddr, Identity: holder, Driver: driver, Version: Version, Metrics: o.metrics,
 		CaptureArgv: []string{exe, "--log-level", a.logLevel, "capture"}, Log: log.With("gateway", enr.Name),
 		SpoolDir: o.spoolDir, SpoolLimits: o.spoolLimits(),
 	})

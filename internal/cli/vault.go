@@ -48,6 +48,7 @@ certificate to DIR/` + vault.CAFile + `; both are needed by 'rebound login'.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&cfg.Dir, "dir", "/var/lib/rebound/vault", "directory of everything that the vault remembers")
+	f.StringVar(&cfg.Metrics, "metrics", "", "further address for the metrics alone, without TLS and token, such as 127.0.0.1:9100")
 	f.StringVar(&cfg.Listen, "listen", ":8443", "address to listen on")
 	f.DurationVar(&cfg.CertificateLife, "certificate-life", 90*24*time.Hour, "how long the certificates of gateways and agents last; they renew them after two thirds of it")
 	f.StringVar(&hosts, "hosts", "", "further names and addresses of the vault, with commas between, for its certificate")

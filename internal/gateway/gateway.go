@@ -22,6 +22,7 @@ import (
 	"rebound/internal/gateway/statefile"
 	"rebound/internal/identity"
 	"rebound/internal/link"
+	"rebound/internal/metrics"
 	"rebound/internal/site"
 	"rebound/internal/spool"
 )
@@ -52,6 +53,8 @@ type Config struct {
 	CaptureArgv []string
 	// Scripts says which scripts of recovery plans may run; empty means any.
 	Scripts runbook.Scripts
+	// Metrics is the address of the metrics, without TLS; "" for none.
+	Metrics string
 	// Version of the program, for reports.
 	Version string
 	// SpoolDir keeps what a slow or broken link holds up; by default a folder
@@ -162,6 +165,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 	grp, ctx := errgroup.WithContext(ctx)
 	grp.Go(func() error { return ignoreStop(ctx, g.link.Serve(ctx, g.lis)) })
 	grp.Go(func() error { return g.standby.Run(ctx) })
+	if g.cfg.Metrics != "" {
+		grp.Go(func() error { return ignoreStop(ctx, metrics.Serve(ctx, g.cfg.Metrics, g.log, g.MetricSource())) })
+	}
 	grp.Go(func() error { return ignoreStop(ctx, g.runReports(ctx, tlsCfg)) })
 	srv := control.NewServer(ctx, g, g.ledger, g.log)
 	grp.Go(func() error { return ignoreStop(ctx, srv.RunRenewed(ctx, g.cfg.VaultAddr, g.cfg.Identity)) })

@@ -343,3 +343,28 @@ func TestHealthSettings(t *testing.T) {
 	l.startGateway(l.cloud)
 	l.clears(c)
 }
+
+// TestVaultMetrics scrapes the vault's own port.
+func TestVaultMetrics(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.protected()
+	l.operate(lifecycle.Pause, rest.OperationRequest{})
+	l.appears("ReplicationPaused")
+	var b strings.Builder
+	if err := l.c.Metrics(t.Context(), &b); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		`rebound_condition{code="ReplicationPaused",kind="group",muted="false",object="app",severity="warning"} 1`, `rebound_group_items{group="app"} 2`,
+		`rebound_gateway_up{gateway="gw-cloud",site="cloud"} 1`, `rebound_group_state{active="home",group="app",state="Paused"} 1`, "rebound_health 1\n", "rebound_group_rpo_seconds{",
+	} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("no %s", want)
+		}
+	}
+	nobody := l.client("wrong")
+	if err := nobody.Metrics(t.Context(), io.Discard); !problem.HasCode(err, problem.NotAuthenticated) {
+		t.Errorf("without a token: %v", err)
+	}
+}

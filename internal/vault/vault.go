@@ -25,6 +25,7 @@ import (
 	"rebound/internal/dr"
 	"rebound/internal/identity"
 	"rebound/internal/lifecycle"
+	"rebound/internal/metrics"
 	"rebound/internal/orchestrator"
 	"rebound/internal/vault/api"
 	"rebound/internal/vault/live"
@@ -61,6 +62,9 @@ type Config struct {
 	// Version is shown by the API.
 	Version string
 	Log     *slog.Logger
+	// Metrics is a further address, without TLS and tokens, for the metrics
+	// alone; "" for none.
+	Metrics string
 	// Now is the vault's clock, by default time.Now.
 	Now func() time.Time
 	// Ready is told the address once requests are answered; may be nil.
@@ -144,7 +148,14 @@ func run(ctx context.Context, c Config, st *store.Store, ca *identity.CA, ln net
 	side, endSide := context.WithCancel(context.WithoutCancel(ctx))
 	beside.Go(func() { watch.Run(side) })
 	beside.Go(func() { hooks.Run(side) })
-	served := make(chan error, 1)
+	served := make(chan error, 2)
+	if c.Metrics != "" {
+		beside.Go(func() {
+			if err := metrics.Serve(side, c.Metrics, c.Log, srv.MetricSource()); err != nil {
+				served <- err
+			}
+		})
+	}
 	go func() { served <- hs.Serve(ln) }()
 	if c.Ready != nil {
 		c.Ready(ln.Addr())

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"rebound/internal/capture"
 	"rebound/internal/control"
 	"rebound/internal/dr"
 	"rebound/internal/site"
@@ -67,4 +68,11 @@ func (a *attempt) captureDied() bool {
 	case <-time.After(reapPatience):
 		return false
 	}
+}
+
+// Counters are the capture's, as of the last look at it.
+func (g *Group) Counters() capture.Counters {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.last.counters
 }

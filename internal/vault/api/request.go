@@ -92,7 +92,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	r = r.WithContext(context.WithValue(r.Context(), requestKey{}, rq))
 	rec := &recorder{ResponseWriter: w}
 	defer s.recovered(rec, r)
-	if !strings.HasPrefix(r.URL.Path, rest.Prefix+"/") {
+	if !strings.HasPrefix(r.URL.Path, rest.Prefix+"/") && r.URL.Path != metricsPath {
 		s.mux.ServeHTTP(rec, r)
 		return
 	}

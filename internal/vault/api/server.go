@@ -110,6 +110,7 @@ func (s *Server) routes() {
 	s.streamRoutes(api)
 	s.healthRoutes(api)
 	s.webhookRoutes(api)
+	s.metricsRoute(api)
 
 	s.door("GET "+control.ConnectPath, s.connect)
 	s.door("POST "+control.ReportPath, s.report)

@@ -129,12 +129,12 @@ func (c *Client) Metrics(ctx context.Context, to io.Writer) error { return c.cop
 
 // SupportBundle reads an archive (tar.gz) with all that helps to find a fault.
 func (c *Client) SupportBundle(ctx context.Context, to io.Writer) error {
-	return c.copy(ctx, "/support-bundle", to)
+	return c.copy(ctx, rest.Prefix+"/support-bundle", to)
 }
 
 // copy reads an answer that is no JSON.
 func (c *Client) copy(ctx context.Context, path string, to io.Writer) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+rest.Prefix+path, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
 	if err != nil {
 		return problem.Wrap(err, problem.InvalidRequest, "cannot make a request for %s", path)
 	}
