@@ -95,7 +95,8 @@ first all that came after that sequence number. With -o json one object a line.`
 						after = e.Seq
 					}
 				}
-				return a.repeat(cmd.Context(), func() error { return a.newEvents(cmd.Context(), c, &after) })
+				print := func() error { return a.newEvents(cmd.Context(), c, &after) }
+				return a.onChange(cmd.Context(), c, client.WatchOptions{Types: []string{rest.ChangeEvent}}, print)
 			})
 		},
 	}
@@ -120,35 +121,4 @@ func (a *app) newEvents(ctx context.Context, c *client.Client, after *int64) err
 			return nil
 		}
 	}
-}
-
-func (a *app) newAudit() *cobra.Command {
-	return a.parent("audit", "The audit log: who did what from where", "  rebound audit list", a.newAuditList())
-}
-
-func (a *app) newAuditList() *cobra.Command {
-	var after int64
-	var limit int
-	cmd := &cobra.Command{
-		Use: "list", Short: "List who did what from where, newest last", Example: "  rebound audit list --limit 20", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.withClient(func(c *client.Client) error {
-				list, err := tail(after, limit, func(r rest.AuditRow) int64 { return r.Seq }, func(after int64, n int) ([]rest.AuditRow, error) {
-					return c.Audit(cmd.Context(), after, n)
-				})
-				if err != nil {
-					return err
-				}
-				return a.print(list, func(t *table) {
-					t.head("SEQ", "TIME", "WHO", "FROM", "METHOD", "PATH", "STATUS")
-					for _, r := range list {
-						t.row(r.Seq, when(r.Time), or(r.Who), r.From, r.Method, r.Path, r.Status)
-					}
-				})
-			})
-		},
-	}
-	cmd.Flags().Int64Var(&after, "after", 0, "only those after this sequence number")
-	cmd.Flags().IntVar(&limit, "limit", 50, "only the newest so many; 0 for all")
-	return cmd
 }

@@ -12,11 +12,12 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"rebound/internal/vault/client"
 	"rebound/internal/vault/rest"
 )
 
 func (a *app) newLogin() *cobra.Command {
-	var tokenFile string
+	var how loginFlags
 	cmd := &cobra.Command{
 		Use:   "login HOST:PORT",
 		Short: "Remember a vault, its certificate and a token",
@@ -25,21 +26,60 @@ configuration directory (or in the file $` + envConfig + `), readable by the use
 
 The first token and the certificate lie in the vault's directory. Without --ca the
 vault's certificate must be one that the system trusts. Without a token on the command
-line, in --token-file or in $` + envToken + ` it is read from the standard input.`,
+line, in --token-file or in $` + envToken + ` it is read from the standard input.
+
+With --user the password is asked for (or read from --password-file or the standard
+input), and a token of that user is made for this computer, which ends after --days.`,
 		Example: `  rebound login vault.example:8443 --ca vault-ca.pem --token-file first-token
-  rebound login vault.example:8443 --ca vault-ca.pem < token`,
+  rebound login vault.example:8443 --ca vault-ca.pem < token
+  rebound login vault.example:8443 --ca vault-ca.pem --user alice`,
 		Args: exactly("HOST:PORT"),
-		RunE: func(cmd *cobra.Command, args []string) error { return a.login(cmd.Context(), args[0], tokenFile) },
+		RunE: func(cmd *cobra.Command, args []string) error { return a.login(cmd.Context(), args[0], how) },
 	}
-	cmd.Flags().StringVar(&tokenFile, "token-file", "", "file with the token")
+	f := cmd.Flags()
+	f.StringVar(&how.tokenFile, "token-file", "", "file with the token")
+	f.StringVar(&how.user, "user", "", "log in as this user, by password")
+	f.StringVar(&how.passwordFile, "password-file", "", "file with the user's password")
+	f.IntVar(&how.days, "days", 30, "with --user: days until the token ends; 0 never")
 	return cmd
 }
 
-func (a *app) login(ctx context.Context, addr, tokenFile string) error {
+// loginFlags say how to prove who one is.
+type loginFlags struct {
+	tokenFile, user, passwordFile string
+	days                          int
+}
+
+// byPassword trades a password for a token of this computer.
+func (a *app) byPassword(ctx context.Context, p profile, how loginFlags) (string, error) {
+	if how.days < 0 {
+		return "", usageError{fmt.Errorf("--days %d: want 0 or more", how.days)}
+	}
+	password, err := a.readSecret("Password", how.passwordFile)
+	if err != nil {
+		return "", err
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	name := "login@" + host
+	c, err := client.New(client.Config{URL: "https://" + p.Vault, CA: []byte(p.CA), Agent: rest.CLIAgent})
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	tok, err := c.Login(ctx, rest.Login{Name: how.user, Password: password}, rest.NewToken{Name: name[:min(len(name), 63)], Days: how.days})
+	return tok.Secret, err
+}
+
+func (a *app) login(ctx context.Context, addr string, how loginFlags) error {
 	p := profile{Vault: hostPort(addr)}
 	var err error
-	if p.Token, err = a.readToken(tokenFile); err != nil {
-		return err
+	if how.user == "" {
+		if p.Token, err = a.readToken(how.tokenFile); err != nil {
+			return err
+		}
 	}
 	if file := cmp.Or(a.caFile, os.Getenv(envCA)); file != "" {
 		pem, err := os.ReadFile(file)
@@ -47,6 +87,11 @@ func (a *app) login(ctx context.Context, addr, tokenFile string) error {
 			return usageError{fmt.Errorf("--ca: %w", err)}
 		}
 		p.CA = string(pem)
+	}
+	if how.user != "" {
+		if p.Token, err = a.byPassword(ctx, p, how); err != nil {
+			return err
+		}
 	}
 	c, err := p.client()
 	if err != nil {

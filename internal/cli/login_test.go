@@ -2,8 +2,10 @@ package cli
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"rebound/internal/vault/rest"
@@ -65,8 +67,56 @@ func TestRolesAndTokens(t *testing.T) {
 	}
 	want(t, exitOK, "token", "delete", k.ID, "--yes")
 	refused(t, exitNotAllowed, "NotAuthenticated", "status", "--token", k.Secret)
-	rows := read[[]rest.AuditRow](t, "audit", "list", "--limit", "1")
-	if len(rows) != 1 || rows[0].Method != "DELETE" || rows[0].Who != "first" {
-		t.Errorf("newest audit row: %+v", rows)
+	rows := read[[]rest.AuditRow](t, "audit", "list", "--who", "first", "--limit", "1")
+	if len(rows) != 1 || rows[0].Operation != "delete-token" || rows[0].Channel != "cli" || rows[0].Object != "token/"+k.ID {
+		t.Errorf("newest row of 'first': %+v", rows)
 	}
+	rows = read[[]rest.AuditRow](t, "audit", "list", "--outcome", "refused")
+	if len(rows) != 2 || rows[0].Who != "ci" || rows[0].Code != "PermissionDenied" || rows[1].Who != "" || rows[1].Code != "NotAuthenticated" {
+		t.Errorf("refused: %+v", rows)
+	}
+	check := read[rest.AuditCheck](t, "audit", "verify")
+	if !check.Intact || check.Rows == 0 {
+		t.Errorf("check: %+v", check)
+	}
+	want(t, exitOK, "audit", "verify", "--since", fmt.Sprintf("%d:%s", check.Seq, check.Hash))
+	refused(t, exitRefused, "CheckFailed", "audit", "verify", "--since", fmt.Sprintf("%d:%s", check.Seq, strings.Repeat("0", 64)))
+}
+
+// TestUsersLogIn: a user logs in by password, works with a token of his own,
+// and is shut out at once.
+func TestUsersLogIn(t *testing.T) {
+	l := newLab(t)
+	file := func(name, text string) string {
+		path := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(path, []byte(text+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	pass, next := file("pass", "correct horse battery"), file("next", "another horse battery")
+	refused(t, exitUsage, "WeakPassword", "user", "create", "alice", "--role", "operator", "--password-file", file("weak", "short"))
+	want(t, exitOK, "user", "create", "alice", "--role", "operator", "--password-file", pass)
+	refused(t, exitRefused, "NameTaken", "user", "create", "alice", "--role", "reader", "--password-file", pass)
+	t.Setenv(envCA, l.ca)
+	var first profile
+	if err := json.Unmarshal([]byte(mustRead(t, os.Getenv(envConfig))), &first); err != nil {
+		t.Fatal(err)
+	}
+	owner := first.Token
+	t.Setenv(envToken, "")
+	t.Setenv(envConfig, filepath.Join(t.TempDir(), "alice"))
+	refused(t, exitNotAllowed, "NotAuthenticated", "login", l.addr, "--user", "alice", "--password-file", next)
+	want(t, exitOK, "login", l.addr, "--user", "alice", "--password-file", pass)
+	want(t, exitOK, "status")
+	refused(t, exitNotAllowed, "PermissionDenied", "site", "create", "moon")
+	refused(t, exitNotAllowed, "PermissionDenied", "user", "list")
+	own := read[[]rest.Token](t, "token", "list")
+	if len(own) != 1 || own[0].User != "alice" || own[0].Expires.IsZero() {
+		t.Errorf("alice's tokens: %+v", own)
+	}
+	want(t, exitOK, "user", "password", "alice", "--current-file", pass, "--password-file", next)
+	want(t, exitOK, "user", "update", "alice", "--disable", "--token", owner)
+	refused(t, exitNotAllowed, "NotAuthenticated", "status")
+	want(t, exitOK, "user", "delete", "alice", "--yes", "--token", owner)
 }

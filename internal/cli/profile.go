@@ -14,6 +14,7 @@ import (
 
 	"rebound/internal/problem"
 	"rebound/internal/vault/client"
+	"rebound/internal/vault/rest"
 )
 
 // The environment of the operator's commands; flags win over it.
@@ -133,5 +134,5 @@ func (p profile) client() (*client.Client, error) {
 	case p.Token == "":
 		return nil, problem.New(problem.NotAuthenticated, "there is no token for %s: log in, or give --token", p.Vault)
 	}
-	return client.New(client.Config{URL: "https://" + p.Vault, Token: p.Token, CA: []byte(p.CA)})
+	return client.New(client.Config{URL: "https://" + p.Vault, Token: p.Token, CA: []byte(p.CA), Agent: rest.CLIAgent})
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -13,35 +12,49 @@ import (
 	"rebound/internal/vault/rest"
 )
 
-// watchEvery is the time between two looks at what is watched.
-const watchEvery = time.Second
-
-// repeat calls f at once and then every watchEvery, until ctx ends (which is
-// how a watch is meant to end) or f fails. A vault that is away after the
-// first look is waited for.
-func (a *app) repeat(ctx context.Context, f func() error) error {
-	tick := time.NewTicker(watchEvery)
-	defer tick.Stop()
-	away := false
-	for first := true; ; first = false {
-		err := f()
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case err == nil:
-			away = false
-		case first || !problem.HasCode(err, problem.VaultUnreachable):
-			return err
-		case !away:
-			away = true
-			fmt.Fprintf(a.Err, "%v; waiting for it\n", err)
-		}
+// onChange calls f at once and then whenever something changes of what o names,
+// until ctx ends (which is how a watch is meant to end) or f fails. Changes that
+// come while f is at work are one call more. A vault that goes away is waited
+// for.
+func (a *app) onChange(ctx context.Context, c *client.Client, o client.WatchOptions, f func() error) error {
+	if err := f(); err != nil {
+		return endOfWatch(ctx, err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	kick, ended := make(chan struct{}, 1), make(chan error, 1)
+	wake := func() error {
 		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return nil
+		case kick <- struct{}{}:
+		default:
+		}
+		return nil
+	}
+	o.Opened = wake
+	go func() { ended <- c.Watch(ctx, o, func(rest.Change) error { return wake() }) }()
+	for {
+		select {
+		case <-kick:
+			err := f()
+			if err != nil && ctx.Err() == nil && problem.HasCode(err, problem.VaultUnreachable) {
+				fmt.Fprintf(a.Err, "%v; waiting for it\n", err)
+				continue // the stream is opened again
+			}
+			if err != nil {
+				return endOfWatch(ctx, err)
+			}
+		case err := <-ended:
+			return endOfWatch(ctx, err)
 		}
 	}
+}
+
+// endOfWatch is no error when somebody has ended the watch.
+func endOfWatch(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
 }
 
 // stream writes one value of an endless output: a line of JSON, a document of
@@ -75,7 +88,8 @@ terminal the RPO is also shown in between, once a second. With -o json one objec
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withClient(func(c *client.Client) error {
 				var last string
-				return a.repeat(cmd.Context(), func() error {
+				types := []string{rest.ChangeItem, rest.ChangeGroup, rest.ChangeLive, rest.ChangeHealth, rest.ChangeJob}
+				return a.onChange(cmd.Context(), c, client.WatchOptions{Types: types}, func() error {
 					r, err := read(cmd.Context(), c, args[0])
 					if err != nil {
 						return err

@@ -217,7 +217,7 @@ func TestNotesOnConditions(t *testing.T) {
 	if got, err := l.c.UnmuteCondition(ctx, c.ID); err != nil || got.Muted != nil {
 		t.Errorf("unmuted %+v, %v", got, err)
 	}
-	rows, err := l.c.Audit(ctx, 0, 1000)
+	rows, err := l.c.Audit(ctx, 0, 1000, client.AuditFilter{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -275,7 +275,7 @@ func TestAccess(t *testing.T) {
 	}
 	_, err = eye.Status(ctx)
 	wantCode(t, err, problem.NotAuthenticated)
-	rows, err := l.c.Audit(ctx, 0, 0)
+	rows, err := l.c.Audit(ctx, 0, 0, client.AuditFilter{})
 	if err != nil || !slices.ContainsFunc(rows, func(r rest.AuditRow) bool { return r.Who == "eye" && r.Status == http.StatusForbidden }) {
 		t.Errorf("audit log %v, %v", rows, err)
 	}

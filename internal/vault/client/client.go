@@ -17,6 +17,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
+
 	"rebound/internal/control"
 	"rebound/internal/dr"
 	"rebound/internal/identity"
@@ -29,6 +31,7 @@ import (
 type Client struct {
 	base  string
 	token string
+	agent string
 	hc    *http.Client
 }
 
@@ -41,6 +44,9 @@ type Config struct {
 	// CA is the vault's certificate (PEM) to pin; empty uses the system's
 	// authorities and the host name.
 	CA []byte
+	// Agent is the User-Agent; the audit log tells the command line from
+	// other programs by it.
+	Agent string
 	// Transport, when set, replaces the client's own (tests, recording).
 	Transport http.RoundTripper
 }
@@ -61,34 +67,55 @@ func New(c Config) (*Client, error) {
 		}
 		rt = &http.Transport{TLSClientConfig: cfg, ForceAttemptHTTP2: true, Proxy: http.ProxyFromEnvironment}
 	}
-	return &Client{base: strings.TrimSuffix(c.URL, "/"), token: c.Token, hc: &http.Client{Transport: rt}}, nil
+	return &Client{base: strings.TrimSuffix(c.URL, "/"), token: c.Token, agent: c.Agent, hc: &http.Client{Transport: rt}}, nil
 }
 
 // Close lets idle connections go.
 func (c *Client) Close() { c.hc.CloseIdleConnections() }
 
+// do sends a request. One that changes something carries an idempotency key, so
+// that it can be sent again when the connection breaks: the vault does it once.
 func (c *Client) do(ctx context.Context, method, path string, query url.Values, in, out any) (*http.Response, error) {
-	var body io.Reader
+	var body []byte
 	if in != nil {
-		b, err := json.Marshal(in)
-		if err != nil {
+		var err error
+		if body, err = json.Marshal(in); err != nil {
 			return nil, fmt.Errorf("encode request: %w", err)
 		}
-		body = bytes.NewReader(b)
 	}
-	target := c.base + rest.Prefix + path
-	if len(query) > 0 {
-		target += "?" + query.Encode()
+	key, pauses := "", retryAfter()
+	if method != http.MethodGet {
+		key = uuid.NewString()
 	}
-	req, err := http.NewRequestWithContext(ctx, method, target, body)
+	for attempt := 0; ; attempt++ {
+		resp, err := c.once(ctx, method, path, query, body, key, out)
+		again := problem.HasCode(err, problem.VaultUnreachable) || problem.HasCode(err, problem.RequestInProgress)
+		if !again || key == "" || attempt == len(pauses) {
+			return resp, err
+		}
+		select {
+		case <-time.After(pauses[attempt]):
+		case <-ctx.Done():
+			return resp, err
+		}
+	}
+}
+
+// retryAfter are the pauses before a request is sent again.
+func retryAfter() []time.Duration {
+	return []time.Duration{200 * time.Millisecond, 600 * time.Millisecond}
+}
+
+func (c *Client) once(ctx context.Context, method, path string, query url.Values, body []byte, key string, out any) (*http.Response, error) {
+	req, err := c.request(ctx, method, path, query, body)
 	if err != nil {
-		return nil, problem.Wrap(err, problem.InvalidRequest, "cannot make a request for %s", path)
+		return nil, err
 	}
-	if in != nil {
-		req.Header.Set("Content-Type", "application/json")
+	if key != "" {
+		req.Header.Set("Idempotency-Key", key)
 	}
-	if c.token != "" {
-		req.Header.Set("Authorization", "Bearer "+c.token)
+	if tag, ok := ctx.Value(ifMatchKey{}).(string); ok {
+		req.Header.Set("If-Match", tag)
 	}
 	resp, err := c.hc.Do(req)
 	if err != nil {
@@ -98,7 +125,52 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values, 
 		return nil, problem.Wrap(err, problem.VaultUnreachable, "%s", c.base)
 	}
 	defer resp.Body.Close()
+	if tag, ok := ctx.Value(keepETagKey{}).(*string); ok {
+		*tag = resp.Header.Get("ETag")
+	}
 	return resp, decode(resp, out)
+}
+
+func (c *Client) request(ctx context.Context, method, path string, query url.Values, body []byte) (*http.Request, error) {
+	target := c.base + rest.Prefix + path
+	if len(query) > 0 {
+		target += "?" + query.Encode()
+	}
+	var r io.Reader
+	if body != nil {
+		r = bytes.NewReader(body)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, target, r)
+	if err != nil {
+		return nil, problem.Wrap(err, problem.InvalidRequest, "cannot make a request for %s", path)
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	if c.agent != "" {
+		req.Header.Set("User-Agent", c.agent)
+	}
+	return req, nil
+}
+
+type (
+	ifMatchKey  struct{}
+	keepETagKey struct{}
+)
+
+// KeepETag returns a context whose requests leave the ETag of what they read in
+// tag.
+func KeepETag(ctx context.Context, tag *string) context.Context {
+	return context.WithValue(ctx, keepETagKey{}, tag)
+}
+
+// IfMatch returns a context whose changes are done only if the object still has
+// that ETag; else they end with PreconditionFailed.
+func IfMatch(ctx context.Context, tag string) context.Context {
+	return context.WithValue(ctx, ifMatchKey{}, tag)
 }
 
 func decode(resp *http.Response, out any) error {
@@ -134,10 +206,24 @@ func post[T any](ctx context.Context, c *Client, path string, in any) (T, error)
 	return out, err
 }
 
-// list reads {"items": [...]}, the shape of every list.
+// list reads a list to its end, page by page.
 func list[T any](ctx context.Context, c *Client, path string, query url.Values) ([]T, error) {
-	out, err := get[rest.List[T]](ctx, c, path, query)
-	return out.Items, err
+	out, err := page[T](ctx, c, path, query)
+	all := out.Items
+	for err == nil && out.Next != "" && query.Get("limit") == "" {
+		q := url.Values{}
+		for k, v := range query {
+			q[k] = v
+		}
+		q.Set("after", out.Next)
+		out, err = page[T](ctx, c, path, q)
+		all = append(all, out.Items...)
+	}
+	return all, err
+}
+
+func page[T any](ctx context.Context, c *Client, path string, query url.Values) (rest.List[T], error) {
+	return get[rest.List[T]](ctx, c, path, query)
 }
 
 func seg[S ~string](s S) string { return url.PathEscape(string(s)) }
@@ -392,25 +478,4 @@ func (c *Client) WaitJob(ctx context.Context, id dr.JobID, each func(rest.Job)) 
 // Events lists events after a sequence number, oldest first.
 func (c *Client) Events(ctx context.Context, after int64, limit int) ([]rest.Event, error) {
 	return list[rest.Event](ctx, c, "/events", url.Values{"after": {strconv.FormatInt(after, 10)}, "limit": {strconv.Itoa(limit)}})
-}
-
-// Audit lists the audit log after a sequence number, oldest first.
-func (c *Client) Audit(ctx context.Context, after int64, limit int) ([]rest.AuditRow, error) {
-	return list[rest.AuditRow](ctx, c, "/audit", url.Values{"after": {strconv.FormatInt(after, 10)}, "limit": {strconv.Itoa(limit)}})
-}
-
-// Tokens lists the API tokens.
-func (c *Client) Tokens(ctx context.Context) ([]rest.Token, error) {
-	return list[rest.Token](ctx, c, "/tokens", nil)
-}
-
-// CreateToken makes an API token.
-func (c *Client) CreateToken(ctx context.Context, t rest.NewToken) (rest.TokenSecret, error) {
-	return post[rest.TokenSecret](ctx, c, "/tokens", t)
-}
-
-// DeleteToken ends a token.
-func (c *Client) DeleteToken(ctx context.Context, id string) error {
-	_, err := c.do(ctx, http.MethodDelete, "/tokens/"+seg(id), nil, nil, nil)
-	return err
 }
