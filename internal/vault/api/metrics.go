@@ -5,7 +5,6 @@ import (
 	"context"
 	"net/http"
 	"net/http/httptest"
-	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
 
