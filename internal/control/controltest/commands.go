@@ -266,8 +266,15 @@ func (g *Gateway) ResolvePoint(_ context.Context, r control.ResolveRequest) (con
 		return control.Resolved{}, problem.New(problem.NoRecoveryPoint, "group %s", r.Group)
 	}
 	switch {
-	case r.Selector == dr.Latest, r.Selector == dr.LatestProcessed, r.Selector == dr.LatestMultiVM:
+	case r.PerMachine:
+		return j.members(h), nil
+	case r.Selector == dr.Latest:
 		return control.Resolved{Position: h.pos, Time: h.at}, nil
+	case r.Selector == dr.LatestProcessed, r.Selector == dr.LatestMultiVM:
+		p := j.points[len(j.points)-1]
+		res, err := j.at(p.Position, h)
+		res.Point = &p
+		return res, err
 	case r.Selector == dr.LatestApp, r.Selector == dr.LatestMultiVMApp:
 		for _, p := range slices.Backward(j.points) {
 			if p.Kind == dr.AppConsistent {
@@ -298,7 +305,11 @@ func (g *Gateway) ResolvePoint(_ context.Context, r control.ResolveRequest) (con
 func (j *journal) at(pos dr.Position, head moment) (control.Resolved, error) {
 	for _, m := range j.moments {
 		if m.pos == pos {
-			return control.Resolved{Position: m.pos, Time: m.at, LostSeconds: head.at.Sub(m.at).Seconds()}, nil
+			res := control.Resolved{Position: m.pos, Time: m.at, LostSeconds: head.at.Sub(m.at).Seconds()}
+			for name, n := range head.content {
+				res.LostBytes += int64(n-m.content[name]) * writeSize
+			}
+			return res, nil
 		}
 	}
 	return control.Resolved{}, problem.New(problem.UnknownPoint, "%s", pos)
@@ -316,7 +327,7 @@ func (g *Gateway) StartRecovered(ctx context.Context, o control.Origin, r contro
 		if err != nil {
 			return err
 		}
-		res, err := j.at(r.Position, moment{})
+		content, err := j.contentAt(r)
 		if err != nil {
 			return err
 		}
@@ -333,15 +344,11 @@ func (g *Gateway) StartRecovered(ctx context.Context, o control.Origin, r contro
 		if m == nil {
 			return problem.New(problem.UnknownMachine, "%s", name)
 		}
-		if m.view != nil && *m.view != res.Position {
+		if m.view != nil && *m.view != r.Position {
 			return problem.New(problem.MachineRunning, "%s runs at %s", name, m.view)
 		}
-		for _, x := range j.moments {
-			if x.pos == r.Position {
-				m.content = x.content[r.Machine]
-			}
-		}
 		pos := r.Position
+		m.content = content
 		def.Name = name
 		m.m.Definition = def
 		m.m.State, m.view, m.booted = site.Running, &pos, g.world.now()
@@ -375,6 +382,9 @@ func (g *Gateway) CommitRecovered(ctx context.Context, o control.Origin, r contr
 	return control.CommitResult{RollbackBytes: 4096}, g.do(ctx, "CommitRecovered", string(r.Group), o, func() error {
 		j, err := g.findJournal(r.Group)
 		if err != nil {
+			return err
+		}
+		if err := g.checkCommit(j, r); err != nil {
 			return err
 		}
 		for name := range j.defs {

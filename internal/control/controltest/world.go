@@ -125,6 +125,8 @@ type journal struct {
 	points     []dr.Point
 	epoch      dr.Epoch
 	sealed     bool
+	// tail holds, by machine, what arrived past the newest moment.
+	tail map[dr.MachineName]moment
 	// redoWindow and retention are the policy's.
 	redoWindow, retention time.Duration
 }
