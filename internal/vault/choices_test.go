@@ -34,6 +34,7 @@ func choiceOf(t *testing.T, c rest.Choices, sel dr.PointSelector, perMachine boo
 // TestChoicesSayWhatIsLost is S9 to S12, S16, S18 and S52 before anything is
 // confirmed: direction, recommended default, the moment of each choice and its loss.
 func TestChoicesSayWhatIsLost(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.protected()
 	none := choiceOf(t, l.choices(""), dr.LatestApp, false)
@@ -82,6 +83,7 @@ func TestChoicesSayWhatIsLost(t *testing.T) {
 // TestNoAppConsistentPoint is S18: the answer is an error with a code, nothing
 // has begun.
 func TestNoAppConsistentPoint(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.protected()
 	before, err := l.c.Group(t.Context(), "app")
@@ -112,6 +114,7 @@ func TestNoAppConsistentPoint(t *testing.T) {
 // TestPerMachine is S13: each member at its own newest moment, with a warning
 // in the choice, the dry run and the job; latest stays the group's common one.
 func TestPerMachine(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.protected()
 	l.home.Write("vm1")
@@ -153,6 +156,7 @@ func TestPerMachine(t *testing.T) {
 
 // TestLoneMemberOfAGroup: no operation works on one member alone.
 func TestLoneMemberOfAGroup(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.protected()
 	for _, row := range lifecycle.Table() {
@@ -181,6 +185,7 @@ func TestLoneMemberOfAGroup(t *testing.T) {
 // TestDryRunsChangeNothing asks what every operation would do, wherever it is
 // allowed: each says its tasks, and what it loses and deletes, and does nothing.
 func TestDryRunsChangeNothing(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.protected()
 	seen := map[lifecycle.Operation]rest.DryRun{}
