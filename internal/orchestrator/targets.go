@@ -13,18 +13,6 @@ import (
 	"rebound/internal/vault/store"
 )
 
-// TargetOf says how a member of a group is to be at a site where it is
-// recovered: its own settings, the mapping of its networks, and what the policy
-// says of networks that have none.
-func TargetOf(tx *store.Tx, g *store.Group, m store.Member, policy rest.Policy) (site.Target, error) {
-	settings, err := tx.SettingsAt(g, m.Item, g.StandbySite())
-	if err != nil {
-		return site.Target{}, err
-	}
-	networks, err := tx.MappedNetworks(g.SourceSite(), g.StandbySite())
-	return site.Target{Settings: settings, Networks: networks, Unmapped: policy.UnmappedNetworks}, err
-}
-
 // Forecast says what a recovery at the group's standby would make of its
 // machines as they are now: the warnings, or the first thing that is refused.
 // fallback is the network of the request.
@@ -41,7 +29,7 @@ func Forecast(tx *store.Tx, g *store.Group, policy rest.Policy, test bool, fallb
 		if err != nil {
 			return nil, err
 		}
-		target, err := TargetOf(tx, g, m, policy)
+		target, err := tx.TargetOf(g, m, policy)
 		if err != nil {
 			return nil, err
 		}
@@ -112,7 +100,7 @@ func (r *run) foreseeTargets(ctx context.Context, test bool, out *rest.DryRun) e
 func (r *run) recoverMachine(ctx context.Context, m store.Member, from *rest.Recovered, test bool) (control.Recovered, error) {
 	req := control.StartRecoveredRequest{Group: r.group.ID, Machine: m.Machine, Position: from.At(m.Machine), Alone: len(from.Members) > 0, Test: test, Network: r.request().Network}
 	err := r.o.store.View(ctx, func(tx *store.Tx) (err error) {
-		req.Target, err = TargetOf(tx, &r.group, m, r.policy)
+		req.Target, err = tx.TargetOf(&r.group, m, r.policy)
 		return err
 	})
 	if err != nil {

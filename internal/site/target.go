@@ -136,6 +136,19 @@ func (t Target) applyNICs(def dr.Definition, out *dr.Definition, at TargetOf) (w
 	return warnings, nil
 }
 
+// Missing names the cards of a definition for which nothing says to which network
+// of the site they are to be connected.
+func (t Target) Missing(def dr.Definition, at TargetOf) []string {
+	var out []string
+	home := restored(def)
+	for i, nic := range def.NICs {
+		if _, ok := t.network(nic.Network, home.NICs[i].Network, t.Settings.nic(i), at); !ok {
+			out = append(out, fmt.Sprintf("card %d of %s (%s)", i, def.Name, nic.Network))
+		}
+	}
+	return out
+}
+
 // network finds the network of a card that was on source at the other site, and
 // on home when it was last at this one.
 func (t Target) network(source, home string, set NICSettings, at TargetOf) (string, bool) {

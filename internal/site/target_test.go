@@ -79,6 +79,12 @@ func TestUnmappedNetworks(t *testing.T) {
 	if !problem.HasCode(err, problem.NetworkNotMapped) || !strings.Contains(err.Error(), "card 1") {
 		t.Errorf("a network that is nowhere: %v", err)
 	}
+	if got := (site.Target{}).Missing(def, at("cloud", "lan")); len(got) != 1 || got[0] != "card 1 of web (backup)" {
+		t.Errorf("missing: %q", got)
+	}
+	if got := (site.Target{}).Missing(def, at("cloud", "lan", "backup")); len(got) > 0 {
+		t.Errorf("missing though it is there: %q", got)
+	}
 	out, warnings, err := site.Target{Unmapped: site.IsolateUnmapped}.Apply(def, at("cloud", "lan"))
 	if err != nil || len(warnings) != 1 || !strings.Contains(warnings[0], "card 1") {
 		t.Fatal(warnings, err)

@@ -82,7 +82,7 @@ type Group struct {
 	StaleGateway            dr.GatewayID
 	LastTest, LastVerify    time.Time // ends of the last ones that succeeded
 	LastJob                 *rest.Job // the newest job of the group, ended or not
-	Unmapped                []string  // networks without a counterpart at the standby
+	Unmapped                []string  // cards without a network at the standby
 	Members                 []Member
 }
 

@@ -50,7 +50,7 @@ func siteRows() []Row {
 		After:  20 * time.Second,
 		find: eachGroup(func(e *eval, g *Group) {
 			if len(g.Unmapped) > 0 {
-				e.raise(g.object(), rest.SeverityWarning, "site %s has no counterpart of %s", g.StandbySite, strings.Join(g.Unmapped, ", "))
+				e.raise(g.object(), rest.SeverityWarning, "nothing says to which network of site %s these are to be connected: %s", g.StandbySite, strings.Join(g.Unmapped, ", "))
 			}
 		}),
 	}}

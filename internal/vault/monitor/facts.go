@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -242,8 +241,8 @@ func (m *Monitor) memberFacts(tx *store.Tx, g *store.Group, member store.Member)
 	return out, nil
 }
 
-// unmapped lists the networks of a group's machines that the standby's site has no
-// counterpart of.
+// unmapped names the cards of a group's machines for which nothing says to which
+// network of the standby's site they are to be connected.
 func unmapped(tx *store.Tx, g *store.Group) ([]string, error) {
 	standby, err := tx.Site(g.StandbySite())
 	if err != nil {
@@ -261,12 +260,11 @@ func unmapped(tx *store.Tx, g *store.Group) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, nic := range row.Definition.NICs {
-			has := slices.ContainsFunc(standby.Networks, func(n site.Network) bool { return n.Name == nic.Network })
-			if !has && nic.Network != "" && !slices.Contains(out, nic.Network) {
-				out = append(out, nic.Network)
-			}
+		target, err := tx.TargetOf(g, member, rest.Policy{})
+		if err != nil {
+			return nil, err
 		}
+		out = append(out, target.Missing(row.Definition, site.TargetOf{Site: standby.ID, Networks: standby.Networks})...)
 	}
 	return out, nil
 }

@@ -95,3 +95,15 @@ func (t *Tx) SettingsAt(g *Group, item dr.ItemID, at dr.SiteID) (site.TargetSett
 	}
 	return *mine, nil
 }
+
+// TargetOf says how a member of a group is to be at the site of its standby: its
+// own settings, the mapping of its networks, and what the policy says of networks
+// that have none.
+func (t *Tx) TargetOf(g *Group, m Member, policy rest.Policy) (site.Target, error) {
+	settings, err := t.SettingsAt(g, m.Item, g.StandbySite())
+	if err != nil {
+		return site.Target{}, err
+	}
+	networks, err := t.MappedNetworks(g.SourceSite(), g.StandbySite())
+	return site.Target{Settings: settings, Networks: networks, Unmapped: policy.UnmappedNetworks}, err
+}
