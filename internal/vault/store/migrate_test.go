@@ -91,7 +91,7 @@ func makeOld(t *testing.T, path string, v int) {
 	}
 	defer db.Close()
 	steps := append(slices.Clone(migrations()[:v]), fmt.Sprintf("PRAGMA user_version = %d", v),
-		`INSERT INTO sites(id, doc) VALUES('home', '{"id":"home"}')`,
+		`INSERT INTO sites(id, doc) VALUES('home', CAST('{"id":"home"}' AS BLOB))`,
 		`INSERT INTO gateways(id, site, doc) VALUES('gw', 'home', CAST('{"id":"gw","site":"home","state":"enrolled","certificateSum":"cafe"}' AS BLOB))`,
 		`INSERT INTO agents(machine, doc) VALUES('web', CAST('{"machine":"web","certificateSum":"beef"}' AS BLOB))`)
 	for _, s := range steps {
