@@ -26,6 +26,8 @@ type Holdings struct {
 	Gateway dr.GatewayID `json:"gateway"`
 	Site    dr.SiteID    `json:"site"`
 	Groups  []Holding    `json:"groups"`
+	// Lease is the newest lease that the gateway has seen.
+	Lease uint64 `json:"lease,omitempty"`
 	// Revoked are the revocations that the gateway knows.
 	Revoked []identity.Revocation `json:"revoked,omitempty"`
 }

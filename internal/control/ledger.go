@@ -180,6 +180,13 @@ func parseLedgerLine(line []byte) (ledgerRow, error) {
 	return row, nil
 }
 
+// Lease is the newest that was seen.
+func (l *Ledger) Lease() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lease
+}
+
 // admit refuses a lease older than the newest seen and remembers a newer one.
 func (l *Ledger) admit(lease uint64) error {
 	l.mu.Lock()

@@ -15,7 +15,7 @@ import (
 
 // Holdings lists what this gateway keeps of each group.
 func (g *Gateway) Holdings(context.Context) (control.Holdings, error) {
-	out := control.Holdings{Gateway: g.cfg.Name, Site: g.cfg.Site, Groups: []control.Holding{}, Revoked: g.cfg.Identity.Revocations()}
+	out := control.Holdings{Gateway: g.cfg.Name, Site: g.cfg.Site, Groups: []control.Holding{}, Lease: g.ledger.Lease(), Revoked: g.cfg.Identity.Revocations()}
 	byGroup := map[dr.GroupID]control.Holding{}
 	for _, h := range g.standby.Holdings() {
 		byGroup[h.Group] = h

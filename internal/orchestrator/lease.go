@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,6 +21,26 @@ import (
 type lease struct {
 	file  *os.File
 	epoch uint64
+	// raised is a newer epoch, of RaiseLease.
+	raised atomic.Uint64
+}
+
+// RaiseLease gives this process an epoch above one that gateways have seen: of
+// a vault that this one takes the place of, because a person says so. Without
+// that an epoch above one's own means that one's own is over.
+func (o *Orchestrator) RaiseLease(ctx context.Context, seen uint64) error {
+	if seen < o.Lease() {
+		return nil
+	}
+	next := seen + 1
+	err := o.store.Update(ctx, func(tx *store.Tx) error {
+		return tx.SetMeta("lease-epoch", strconv.FormatUint(next, 10))
+	})
+	if err != nil {
+		return fmt.Errorf("raise lease epoch: %w", err)
+	}
+	o.lease.raised.Store(next)
+	return nil
 }
 
 // takeLease waits for the lock in dir until ctx ends and raises the epoch.

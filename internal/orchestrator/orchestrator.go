@@ -159,7 +159,7 @@ func (o *Orchestrator) Allowed(f lifecycle.Facts) []lifecycle.OperationStatus {
 }
 
 // Lease is the epoch of this process's lease.
-func (o *Orchestrator) Lease() uint64 { return o.lease.epoch }
+func (o *Orchestrator) Lease() uint64 { return max(o.lease.epoch, o.lease.raised.Load()) }
 
 // Changed returns a channel that is closed when a job or task changes next.
 func (o *Orchestrator) Changed() <-chan struct{} {

@@ -99,7 +99,7 @@ func (r *run) originOf(name, sub string, attempt int) control.Origin {
 	if attempt > 1 {
 		name = fmt.Sprintf("%s#%d", name, attempt)
 	}
-	return control.Origin{Job: r.job.ID, Task: name, Lease: r.o.lease.epoch}
+	return control.Origin{Job: r.job.ID, Task: name, Lease: r.o.Lease()}
 }
 
 func (r *run) source() control.Commands  { return r.o.gateways.Commands(r.group.Source()) }

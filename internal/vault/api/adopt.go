@@ -113,9 +113,19 @@ func (s *Server) adopt(ctx context.Context, req rest.AdoptRequest) (rest.Adoptio
 		return nil
 	})
 	if errors.Is(err, errDryRun) {
-		err = nil
+		return out, nil
 	}
-	return out, err
+	if err != nil {
+		return out, err
+	}
+	// A vault that was lost may have been ahead of the clock.
+	for _, h := range all {
+		if err := s.Jobs.RaiseLease(ctx, h.Lease); err != nil {
+			return out, err
+		}
+	}
+	s.pushRevocations(ctx)
+	return out, nil
 }
 
 // errDryRun takes a transaction back.
