@@ -121,8 +121,8 @@ func (a *app) runGateway(ctx context.Context, o serveGateway) error {
 	}
 	g, err := gateway.Open(ctx, gateway.Config{
 		Name: enr.Name, Site: enr.Site, Dir: o.dir, RunDir: o.runDir, VaultAddr: vault,
-		DataListen: o.listen, DataAddr: o.dataAddr, Identity: holder, Driver: driver, Version: Version, Metrics: o.metrics,
-		CaptureArgv: []string{exe, "--log-level", a.logLevel, "capture"}, Log: log.With("gateway", enr.Name),
+		DataListen: o.listen, DataAddr: o.dataAddr, Identity: holder, Driver: driver, Version: Version, Metrics: o.metrics, Recent: a.recent,
+		CaptureArgv: []string{exe, "--log-level", a.logLevel, "--log-format", a.logFormat, "capture"}, Log: log.With("gateway", enr.Name),
 		SpoolDir: o.spoolDir, SpoolLimits: o.spoolLimits(),
 	})
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"rebound/internal/logging"
 	"rebound/internal/problem"
 )
 
@@ -34,6 +35,9 @@ type app struct {
 	yes      bool
 	dryRun   bool
 	logLevel string
+	// logFormat is text or json; recent holds the newest lines of logger.
+	logFormat string
+	recent    *logging.Recent
 
 	// interactive reports whether a person can be asked; tests replace it.
 	interactive func() bool
@@ -125,6 +129,7 @@ func (a *app) globalFlags(root *cobra.Command) {
 	f.DurationVar(&a.timeout, "timeout", 0, "how long to wait for a job, such as 10m (default: until it ends)")
 	f.BoolVarP(&a.yes, "yes", "y", false, "do not ask before something is lost or deleted")
 	f.BoolVar(&a.dryRun, "dry-run", false, "say what would be done, lost and deleted, and do nothing")
+	f.StringVar(&a.logFormat, "log-format", "text", "of the serving roles: text or json")
 	f.StringVar(&a.logLevel, "log-level", "info", "of the serving roles: debug, info, warn or error")
 }
 
@@ -177,11 +182,12 @@ func usageArgs(cmd *cobra.Command) {
 
 // logger writes structured lines to the error stream.
 func (a *app) logger() (*slog.Logger, error) {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(a.logLevel)); err != nil {
-		return nil, usageError{fmt.Errorf("--log-level: %w", err)}
+	log, recent, err := logging.New(logging.Options{W: a.Err, Format: a.logFormat, Level: a.logLevel})
+	if err != nil {
+		return nil, usageError{fmt.Errorf("--log-level or --log-format: %w", err)}
 	}
-	return slog.New(slog.NewTextHandler(a.Err, &slog.HandlerOptions{Level: level})), nil
+	a.recent = recent
+	return log, nil
 }
 
 // parent is a command that only holds others.

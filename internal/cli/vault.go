@@ -37,7 +37,7 @@ certificate to DIR/` + vault.CAFile + `; both are needed by 'rebound login'.`,
 			if err != nil {
 				return err
 			}
-			cfg.Log, cfg.Version = log, Version
+			cfg.Log, cfg.Version, cfg.Recent = log, Version, a.recent
 			if hosts != "" {
 				cfg.Hosts = strings.Split(hosts, ",")
 			}

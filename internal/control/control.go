@@ -41,6 +41,7 @@ type Progress struct {
 // Commands is what a gateway does when asked. All methods return *problem.Problem
 // in the error's chain for whatever an operator should read.
 type Commands interface {
+	SupportCommands
 	MachineCommands
 	SourceCommands
 	StandbyCommands

@@ -197,6 +197,7 @@ func (s *Server) execute(x *execution, e entry, o Origin, args json.RawMessage) 
 		x.progress = p
 		x.mu.Unlock()
 	})
+	s.log.Info("command began", "command", e.name, "job", o.Job, "task", o.Task)
 	row := ledgerRow{Job: o.Job, Task: o.Task, Command: e.name}
 	res, err := s.runGuarded(ctx, e, o, args)
 	if err == nil {

@@ -42,6 +42,9 @@ func commandTable() map[string]entry {
 		}),
 		query("Prerequisites", Commands.Prerequisites),
 		query("ProbePath", Commands.ProbePath),
+		{"Support", false, func(ctx context.Context, c Commands, _ Origin, _ json.RawMessage) (any, error) {
+			return c.Support(ctx)
+		}},
 		query("Points", Commands.Points),
 		query("ResolvePoint", Commands.ResolvePoint),
 		command("ImportMachine", Commands.ImportMachine),

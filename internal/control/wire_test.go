@@ -49,6 +49,10 @@ func (r *recorder) Inventory(ctx context.Context) (Inventory, error) {
 	return Inventory{Site: "s", FreeBytes: 7}, r.note(ctx, "Inventory")
 }
 
+func (r *recorder) Support(ctx context.Context) (SupportFiles, error) {
+	return SupportFiles{Files: []SupportFile{{Name: "n", Data: []byte("d")}}}, r.note(ctx, "Support")
+}
+
 func (r *recorder) ImportMachine(ctx context.Context, o Origin, a ImportRequest) (site.Machine, error) {
 	return site.Machine{State: site.Running}, r.note(ctx, "ImportMachine", o, a)
 }

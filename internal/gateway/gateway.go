@@ -22,6 +22,7 @@ import (
 	"rebound/internal/gateway/statefile"
 	"rebound/internal/identity"
 	"rebound/internal/link"
+	"rebound/internal/logging"
 	"rebound/internal/metrics"
 	"rebound/internal/site"
 	"rebound/internal/spool"
@@ -53,6 +54,8 @@ type Config struct {
 	CaptureArgv []string
 	// Scripts says which scripts of recovery plans may run; empty means any.
 	Scripts runbook.Scripts
+	// Recent holds the newest lines of Log, for support bundles; may be nil.
+	Recent *logging.Recent
 	// Metrics is the address of the metrics, without TLS; "" for none.
 	Metrics string
 	// Version of the program, for reports.

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -122,4 +123,22 @@ func Serve(ctx context.Context, addr string, log *slog.Logger, sources ...Source
 		return fmt.Errorf("serve metrics: %w", err)
 	}
 	return nil
+}
+
+// Text reads the sources once, in the text format.
+func Text(ctx context.Context, sources ...Source) ([]byte, error) {
+	h, err := Handler(sources...)
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "/metrics", nil)
+	if err != nil {
+		return nil, fmt.Errorf("read metrics: %w", err)
+	}
+	rec := httptest.NewRecorder()
+	h.ServeHTTP(rec, req)
+	if rec.Code != http.StatusOK {
+		return nil, errors.New("read metrics: " + rec.Body.String())
+	}
+	return rec.Body.Bytes(), nil
 }

@@ -394,7 +394,7 @@ func (o *Orchestrator) endTask(ctx context.Context, r *run, seq int, failure err
 	if outcome == stepFailed && r.goOn {
 		outcome = stepFailedOn
 	}
-	o.log.Info("task ended", "job", r.job.ID, "task", r.task.name, "outcome", outcome, "error", failure)
+	o.log.Info("task ended", "job", r.job.ID, "group", r.job.Group, "items", r.job.Items, "task", r.task.name, "outcome", outcome, "error", failure)
 	return outcome, nil
 }
 

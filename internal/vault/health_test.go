@@ -1,13 +1,20 @@
 package vault_test
 
 import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -366,5 +373,69 @@ func TestVaultMetrics(t *testing.T) {
 	nobody := l.client("wrong")
 	if err := nobody.Metrics(t.Context(), io.Discard); !problem.HasCode(err, problem.NotAuthenticated) {
 		t.Errorf("without a token: %v", err)
+	}
+}
+
+// TestSupportBundle plants secrets wherever the vault keeps any, and looks for them in
+// the archive.
+func TestSupportBundle(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.protected()
+	ctx := t.Context()
+	if _, err := l.c.CreateWebhook(ctx, rest.PutWebhook{ID: "ops", URL: "http://127.0.0.1:1/", Secret: "PLANTED-hook"}); err != nil {
+		t.Fatal(err)
+	}
+	e, err := l.c.EnrollGateway(ctx, rest.NewGateway{ID: "gw-third", Site: "cloud"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.cloud.Stop()
+	var b bytes.Buffer
+	if err := l.c.SupportBundle(ctx, &b); err != nil {
+		t.Fatal(err)
+	}
+	files := unpack(t, &b)
+	for _, name := range []string{"vault/log.jsonl", "vault/metrics.txt", "vault/status.json", "vault/conditions.json", "vault/groups.json", "vault/jobs.json", "vault/events.json", "vault/audit.json", "vault/webhooks.json", "gateway-gw-home/log.jsonl", "gateway-gw-cloud/not-reached.error"} {
+		if _, ok := files["rebound-support/"+name]; !ok {
+			t.Errorf("no %s in %v", name, slices.Sorted(maps.Keys(files)))
+		}
+	}
+	if !strings.Contains(files["rebound-support/vault/groups.json"], "vm1") || !strings.Contains(files["rebound-support/vault/jobs.json"], "protect") {
+		t.Error("groups or jobs say nothing")
+	}
+	key, err := os.ReadFile(filepath.Join(l.dir, "ca.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range files {
+		for what, secret := range map[string]string{"token": l.token(), "webhook": "PLANTED-hook", "passphrase": e.Passphrase, "CA key": strings.Split(string(key), "\n")[1], "private key": "PRIVATE KEY"} {
+			if strings.Contains(text, secret) {
+				t.Errorf("%s holds the %s", name, what)
+			}
+		}
+	}
+}
+
+func unpack(t *testing.T, r io.Reader) map[string]string {
+	t.Helper()
+	zip, err := gzip.NewReader(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := map[string]string{}
+	for tr := tar.NewReader(zip); ; {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			return files
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(tr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[h.Name] = string(text)
 	}
 }

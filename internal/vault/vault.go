@@ -25,6 +25,7 @@ import (
 	"rebound/internal/dr"
 	"rebound/internal/identity"
 	"rebound/internal/lifecycle"
+	"rebound/internal/logging"
 	"rebound/internal/metrics"
 	"rebound/internal/orchestrator"
 	"rebound/internal/vault/api"
@@ -62,6 +63,8 @@ type Config struct {
 	// Version is shown by the API.
 	Version string
 	Log     *slog.Logger
+	// Recent holds the newest lines of Log, for support bundles; may be nil.
+	Recent *logging.Recent
 	// Metrics is a further address, without TLS and tokens, for the metrics
 	// alone; "" for none.
 	Metrics string
@@ -141,7 +144,7 @@ func run(ctx context.Context, c Config, st *store.Store, ca *identity.CA, ln net
 		return errors.Join(err, jobs.Close())
 	}
 	hooks := webhook.New(webhook.Config{Store: st, Vault: ca.Vault(), Log: c.Log, Now: c.Now})
-	srv := api.New(ctx, api.Config{Store: st, Live: mem, Jobs: jobs, Hub: hub, Health: watch, Hooks: hooks, CA: ca, CertificateLife: c.CertificateLife, Log: c.Log, Now: c.Now, Version: c.Version})
+	srv := api.New(ctx, api.Config{Store: st, Live: mem, Jobs: jobs, Hub: hub, Health: watch, Hooks: hooks, Recent: c.Recent, CA: ca, CertificateLife: c.CertificateLife, Log: c.Log, Now: c.Now, Version: c.Version})
 	server.Store(srv)
 	hs := &http.Server{Handler: srv, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: slog.NewLogLogger(c.Log.Handler(), slog.LevelDebug)}
 	var beside sync.WaitGroup

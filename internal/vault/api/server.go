@@ -15,6 +15,7 @@ import (
 	"rebound/internal/control"
 	"rebound/internal/dr"
 	"rebound/internal/identity"
+	"rebound/internal/logging"
 	"rebound/internal/orchestrator"
 	"rebound/internal/problem"
 	"rebound/internal/vault/auth"
@@ -27,19 +28,21 @@ import (
 
 // Config of a server; all fields are needed.
 type Config struct {
-	Store   *store.Store
-	Live    *live.State
-	Jobs    *orchestrator.Orchestrator
-	Hub     *control.Hub
-	Health  *monitor.Monitor
-	Hooks   *webhook.Sender
-	CA      *identity.CA
+	Store  *store.Store
+	Live   *live.State
+	Jobs   *orchestrator.Orchestrator
+	Hub    *control.Hub
+	Health *monitor.Monitor
+	Hooks  *webhook.Sender
+	// Recent holds the newest lines of Log; may be nil.
+	Recent *logging.Recent
+	CA     *identity.CA
 	// CertificateLife is how long the certificates of gateways and agents
 	// last; 0 means 90 days.
 	CertificateLife time.Duration
-	Log     *slog.Logger
-	Now     func() time.Time
-	Version string
+	Log             *slog.Logger
+	Now             func() time.Time
+	Version         string
 }
 
 // Server answers every request that reaches the vault.
@@ -111,6 +114,7 @@ func (s *Server) routes() {
 	s.healthRoutes(api)
 	s.webhookRoutes(api)
 	s.metricsRoute(api)
+	s.supportRoute(api)
 
 	s.door("GET "+control.ConnectPath, s.connect)
 	s.door("POST "+control.ReportPath, s.report)
