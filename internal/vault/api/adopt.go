@@ -90,7 +90,11 @@ func (s *Server) adopt(ctx context.Context, req rest.AdoptRequest) (rest.Adoptio
 		out.Gateways = append(out.Gateways, h.Gateway)
 	}
 	err = s.Store.Update(ctx, func(tx *store.Tx) error {
-		for _, id := range adopt.Groups(all) {
+		ids, err := unconfirmed(tx, adopt.Groups(all))
+		if err != nil {
+			return err
+		}
+		for _, id := range ids {
 			line, err := s.adoptGroup(tx, id, all, req.Partial)
 			if err != nil {
 				return err
@@ -145,6 +149,10 @@ func (s *Server) adoptGroup(tx *store.Tx, id dr.GroupID, all []control.Holdings,
 		return line, err
 	}
 	f, err := adopt.Find(id, all, known, partial)
+	if known != nil && problem.HasCode(err, problem.UnknownGroup) && spoke(all, known) {
+		line.State, line.Notes = lifecycle.Unprotected, []string{"its gateways keep nothing of it: it was disabled, and is gone"}
+		return line, s.forgetGroup(tx, known)
+	}
 	if err == nil {
 		err = s.putFound(tx, &f, known == nil)
 	}
@@ -158,6 +166,40 @@ func (s *Server) adoptGroup(tx *store.Tx, id dr.GroupID, all []control.Holdings,
 	}
 	line.State, line.Generation, line.Active, line.Notes = f.Group.State, f.Group.Generation, f.Group.Active, f.Notes
 	return line, nil
+}
+
+// unconfirmed adds the groups of which the vault is not certain.
+func unconfirmed(tx *store.Tx, ids []dr.GroupID) ([]dr.GroupID, error) {
+	groups, err := tx.Groups()
+	if err != nil {
+		return nil, err
+	}
+	for _, g := range groups {
+		if g.Unconfirmed != "" && !slices.Contains(ids, g.ID) {
+			ids = append(ids, g.ID)
+		}
+	}
+	return ids, nil
+}
+
+// spoke reports whether both gateways of a group said what they keep.
+func spoke(all []control.Holdings, g *store.Group) bool {
+	for _, gw := range []dr.GatewayID{g.HomeGateway, g.RecoveryGateway} {
+		if !slices.ContainsFunc(all, func(h control.Holdings) bool { return h.Gateway == gw }) {
+			return false
+		}
+	}
+	return true
+}
+
+// forgetGroup drops the row of a group that is gone from its gateways.
+func (s *Server) forgetGroup(tx *store.Tx, g *store.Group) error {
+	e := rest.Event{Time: s.Now().UTC(), Code: "GroupGone", Severity: "warning", Group: g.ID, Text: "the gateways of group " + string(g.ID) + " keep nothing of it: it was disabled after the backup"}
+	if err := tx.InsertEvent(e); err != nil {
+		return err
+	}
+	s.Live.Forget(g.ID)
+	return tx.DeleteGroup(g.ID)
 }
 
 // putFound writes a group as it was found, with what it refers to.

@@ -103,3 +103,25 @@ func TestBackupInTheMiddleOfAFailover(t *testing.T) {
 	l.operate(lifecycle.Failover, rest.OperationRequest{Mode: "planned"})
 	l.alone(l.cloud, l.home, 1)
 }
+
+// TestBackupBeforeADisable: a group that was disabled after the backup is gone,
+// and its machines can be protected again.
+func TestBackupBeforeADisable(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, 0)
+	l.protect()
+	file := l.backup()
+	job, err := l.c.Operate(t.Context(), client.GroupTarget(app), lifecycle.Disable, rest.OperationRequest{})
+	l.must(err)
+	_, err = l.c.WaitJob(t.Context(), job.ID, nil)
+	l.must(err)
+	l.restore(file)
+	l.until("the group is gone", func() bool { _, err := l.group(); return problem.HasCode(err, problem.UnknownGroup) })
+	job, err = l.c.Protect(t.Context(), rest.ProtectRequest{Machines: members, To: "cloud", Group: app})
+	l.must(err)
+	_, err = l.c.WaitJob(t.Context(), job.ID, nil)
+	l.must(err)
+	if g := l.untilState(lifecycle.Protected); g.Generation < 2 {
+		t.Errorf("the generation fell back to %d", g.Generation)
+	}
+}
