@@ -72,6 +72,10 @@ func (o *Orchestrator) agentFacts(tx *store.Tx, m store.Member, src store.Machin
 		return err
 	}
 	since := src.BootedAt
+	if !since.IsZero() { // of the gateway's clock; the rest is of ours
+		_, offset := o.live.Gateway(src.Gateway)
+		since = since.Add(offset)
+	}
 	if m.StartedAt.After(since) {
 		since = m.StartedAt
 	}
