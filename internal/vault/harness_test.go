@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -34,6 +35,7 @@ type lab struct {
 	cloud *controltest.Gateway
 	ids   map[*controltest.Gateway]identity.Bundle
 	c     *client.Client
+	http  *http.Client // for requests that the client does not make
 	stop  func()
 }
 

@@ -103,6 +103,9 @@ func (e examples) operation(op *huma.Operation) {
 				media = &huma.MediaType{Schema: media.Schema, Example: problemExample(n)}
 				r.Content = map[string]*huma.MediaType{kind: media}
 			}
+			if s := media.Schema; status == "202" && s != nil && s.Ref == "" && s.Type == "" {
+				media.Schema = &huma.Schema{Ref: "#/components/schemas/Job"}
+			}
 			e.fill(media)
 		}
 	}

@@ -128,20 +128,20 @@ func (l *Limiter) Right(g Guess) {
 	}
 }
 
-// makeRoom drops what is forgotten, and the oldest when that is not enough.
+// makeRoom drops what is forgotten and, when that is not enough, a tenth of the
+// rest: first of those who need not wait.
 func (l *Limiter) makeRoom(now time.Time) {
 	if len(l.fails) < maxTracked {
 		return
 	}
-	oldest, at := "", now
-	for key, f := range l.fails {
-		if now.Sub(f.last) > f.limit.Forget {
-			delete(l.fails, key)
-		} else if !f.last.After(at) {
-			oldest, at = key, f.last
+	drop := func(which func(*failures) bool) {
+		for key, f := range l.fails {
+			if len(l.fails) > maxTracked*9/10 && which(f) {
+				delete(l.fails, key)
+			}
 		}
 	}
-	if len(l.fails) >= maxTracked {
-		delete(l.fails, oldest)
-	}
+	drop(func(f *failures) bool { return now.Sub(f.last) > f.limit.Forget })
+	drop(func(f *failures) bool { return !f.until.After(now) })
+	drop(func(*failures) bool { return true })
 }

@@ -172,21 +172,22 @@ func Routes() map[string]Need {
 // replication".
 func Operations() map[lifecycle.Operation]Role {
 	return map[lifecycle.Operation]Role{
-		lifecycle.Protect:      Contributor,
-		lifecycle.Disable:      Contributor,
-		lifecycle.Failover:     Operator,
-		lifecycle.Failback:     Operator,
-		lifecycle.ChangePoint:  Operator,
-		lifecycle.Commit:       Operator,
-		lifecycle.Undo:         Operator,
-		lifecycle.Reprotect:    Operator,
-		lifecycle.TestFailover: Operator,
-		lifecycle.TestCleanup:  Operator,
-		lifecycle.Pause:        Operator,
-		lifecycle.Resume:       Operator,
-		lifecycle.Resync:       Operator,
-		lifecycle.Verify:       Operator,
-		lifecycle.CreatePoint:  Operator,
+		lifecycle.Protect:           Contributor,
+		lifecycle.Disable:           Contributor,
+		lifecycle.CompleteMigration: Contributor, // it ends the protection
+		lifecycle.Failover:          Operator,
+		lifecycle.Failback:          Operator,
+		lifecycle.ChangePoint:       Operator,
+		lifecycle.Commit:            Operator,
+		lifecycle.Undo:              Operator,
+		lifecycle.Reprotect:         Operator,
+		lifecycle.TestFailover:      Operator,
+		lifecycle.TestCleanup:       Operator,
+		lifecycle.Pause:             Operator,
+		lifecycle.Resume:            Operator,
+		lifecycle.Resync:            Operator,
+		lifecycle.Verify:            Operator,
+		lifecycle.CreatePoint:       Operator,
 	}
 }
 
