@@ -72,14 +72,22 @@ func (a *app) newJournalVerify() *cobra.Command {
 				t.row("Segments", rep.Segments)
 				t.row("Frames", rep.Frames)
 				t.row("Bytes", rep.Bytes)
-				t.row("Damages", len(rep.Damages))
+				t.row("Base bytes", rep.BaseBytes)
+				t.row("Without sums", rep.UnknownBytes)
+				t.row("Damages", len(rep.Damages)+len(rep.Bases))
+				for _, d := range rep.Damages {
+					t.row("Redo", fmt.Sprintf("segment %d at %d, entries %s to %s: %s", d.Segment, d.Offset, d.From, d.To, d.Error))
+				}
+				for _, d := range rep.Bases {
+					t.row("Base", fmt.Sprintf("disk %d, %d bytes at %d", d.Disk, d.Length, d.Offset))
+				}
 				t.row("Points", rep.Points)
 				for _, p := range rep.Hit {
 					t.row("Hit", fmt.Sprintf("%s %s %s", p.ID, p.Kind, p.Position))
 				}
 			})
-			if err == nil && len(rep.Damages) > 0 {
-				err = problem.New(problem.JournalDamaged, "%d damages, %d of %d points are hit", len(rep.Damages), len(rep.Hit), rep.Points)
+			if n := len(rep.Damages) + len(rep.Bases); err == nil && n > 0 {
+				err = problem.New(problem.JournalDamaged, "%d damages, %d of %d points are hit", n, len(rep.Hit), rep.Points)
 			}
 			return err
 		},

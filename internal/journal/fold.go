@@ -203,10 +203,12 @@ func (j *Journal) planBatch(ctx context.Context, from, target dr.Position) (fold
 }
 
 // foldBatch writes one batch to the bases. The order is the promise: the
-// manifest says what is going on before a base is touched, the bases are
-// durable before the manifest says that they are at the new anchor. It returns
+// manifest says what is going on before a base is touched, the bases and then
+// their sums are durable before the manifest says that they are at the new
+// anchor. It returns
 // how many bytes of redo it went through.
 func (j *Journal) foldBatch(ctx context.Context, f *folding) (int64, error) {
+	resumed := j.man.get().Folding != nil
 	if !sabotageBaseFirst {
 		if err := j.announce(f); err != nil {
 			return 0, err
@@ -215,28 +217,14 @@ func (j *Journal) foldBatch(ctx context.Context, f *folding) (int64, error) {
 	plan := j.planRedo(f.From, f.To)
 	defer plan.release()
 	var n int64
-	var buf []byte
-	for disk := range j.bases {
+	for disk, b := range j.bases {
 		m, err := plan.buildTo(ctx, uint16(disk), j.endOf(disk, f.To))
 		if err != nil {
 			return n, err
 		}
-		for _, p := range m.pieces() {
-			if err := ctx.Err(); err != nil {
-				return n, err
-			}
-			if p.payload != zeroes && int64(len(buf)) < p.len {
-				buf = make([]byte, p.len)
-			}
-			if err := j.foldPiece(j.bases[disk], &p, buf); err != nil {
-				return n, err
-			}
-			n += p.len
-		}
-	}
-	for _, b := range j.bases {
-		if err := b.file.Datasync(); err != nil {
-			return n, j.fail(fmt.Errorf("sync base %s: %w", b.path, err))
+		done, err := j.foldDisk(ctx, b, m.pieces(), resumed)
+		if n += done; err != nil {
+			return n, err
 		}
 	}
 	if sabotageBaseFirst {
@@ -244,7 +232,56 @@ func (j *Journal) foldBatch(ctx context.Context, f *folding) (int64, error) {
 			return n, err
 		}
 	}
-	return n, j.arrive(f)
+	if err := j.arrive(f); err != nil {
+		return n, err
+	}
+	for _, b := range j.bases {
+		if b.sums != nil {
+			b.sums.settle()
+		}
+	}
+	return n, nil
+}
+
+// foldDisk writes one disk's pieces and their sums, durably. resumed: an earlier
+// attempt has written some of them, so that a block of which only a part is
+// overwritten cannot be checked any more.
+func (j *Journal) foldDisk(ctx context.Context, b *base, pieces []piece, resumed bool) (int64, error) {
+	var bad, unknown map[int64]bool
+	if resumed {
+		unknown = map[int64]bool{}
+		for _, off := range partial(pieces, b.size) {
+			unknown[off] = true
+		}
+	} else {
+		var err error
+		if bad, err = b.checkPartial(pieces); err != nil {
+			return 0, err
+		}
+	}
+	b.unsettleAll(pieces)
+	var n int64
+	var buf []byte
+	for i := range pieces {
+		p := &pieces[i]
+		if err := ctx.Err(); err != nil {
+			return n, err
+		}
+		if p.payload != zeroes && int64(len(buf)) < p.len {
+			buf = make([]byte, p.len)
+		}
+		if err := j.foldPiece(b, p, buf); err != nil {
+			return n, err
+		}
+		n += p.len
+	}
+	if err := b.file.Datasync(); err != nil {
+		return n, j.fail(fmt.Errorf("sync base %s: %w", b.path, err))
+	}
+	if err := b.sumTouched(bad, unknown); err != nil {
+		return n, j.fail(err)
+	}
+	return n, nil
 }
 
 // endOf returns where a fold of a disk up to a position ends: before it, where

@@ -141,6 +141,9 @@ func Create(ctx context.Context, dir string, cfg Config, opts Options) (*Journal
 		err = makeBases(opts.FS, &cfg)
 	}
 	if err == nil {
+		err = makeSums(opts.FS, dir, cfg.sizes())
+	}
+	if err == nil {
 		store := &manifestStore{fs: opts.FS, path: filepath.Join(dir, manifestName)}
 		err = store.write(&m)
 	}
@@ -172,6 +175,15 @@ func (c *Config) manifest(now time.Time) (manifest, error) {
 		m.Anchor.Definitions = append(m.Anchor.Definitions, machineVersion{d.Name, at, b})
 	}
 	return m, nil
+}
+
+// sizes returns the disks' sizes, in bytes.
+func (c *Config) sizes() []int64 {
+	out := make([]int64, len(c.Disks))
+	for i, d := range c.Disks {
+		out[i] = d.SizeBytes
+	}
+	return out
 }
 
 // clearRedo removes what a Create that did not end may have left.
@@ -297,6 +309,9 @@ func (j *Journal) start(ctx context.Context) error {
 			return err
 		}
 		j.bases = append(j.bases, b)
+		if b.sums, err = openSums(j.fs, j.dir, i, b.size, j.readOnly); err != nil {
+			return err
+		}
 		j.heads = append(j.heads, newRunMap())
 		j.lastData = append(j.lastData, dr.Position{})
 	}
@@ -314,7 +329,32 @@ func (j *Journal) start(ctx context.Context) error {
 		j.floor = m.Folding.To
 	}
 	j.hist.restore(&m.Anchor)
-	return j.recover(ctx, &m)
+	if err := j.recover(ctx, &m); err != nil {
+		return err
+	}
+	return j.unsettle(ctx, m.Folding)
+}
+
+// unsettle marks what a fold that did not end has touched.
+func (j *Journal) unsettle(ctx context.Context, f *folding) error {
+	if f == nil {
+		return nil
+	}
+	plan := j.planRedo(f.From, f.To)
+	defer plan.release()
+	for disk, b := range j.bases {
+		m, err := plan.build(ctx, uint16(disk))
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil { // that redo is damaged: nothing is known of the base
+			j.log.Warn("the blocks that a fold has touched are not known", "disk", disk, "error", err)
+			b.unsettleAll([]piece{{len: b.size}})
+			continue
+		}
+		b.unsettleAll(m.pieces())
+	}
+	return nil
 }
 
 // letGo closes all files and the lock.
@@ -323,7 +363,7 @@ func (j *Journal) letGo() {
 		s.release()
 	}
 	for _, b := range j.bases {
-		b.file.Close()
+		b.close()
 	}
 	if j.lock != nil {
 		_ = j.lock.Unlock()

@@ -21,21 +21,32 @@ type Damage struct {
 	Error   string      `json:"error"`
 }
 
+// BaseDamage is a run of blocks of a base that are not what was written there.
+type BaseDamage struct {
+	Disk   uint16 `json:"disk"` // index in the disk table
+	Offset int64  `json:"offset"`
+	Length int64  `json:"length"` // bytes
+}
+
 // VerifyReport is the result of Verify.
 type VerifyReport struct {
 	Segments int      `json:"segments"`
 	Frames   int      `json:"frames"`
 	Bytes    int64    `json:"bytes"`
 	Damages  []Damage `json:"damages,omitempty"`
+	// BaseBytes of the bases were read; of UnknownBytes among them no sum is
+	// known.
+	BaseBytes    int64        `json:"baseBytes"`
+	UnknownBytes int64        `json:"unknownBytes"`
+	Bases        []BaseDamage `json:"bases,omitempty"`
 	// Hit lists the points that cannot be read whole; the others can.
 	Points int           `json:"points"`
 	Hit    []dr.Point    `json:"hit,omitempty"`
 	Took   time.Duration `json:"took"`
 }
 
-// Verify reads all redo and checks every checksum and index; it says which
-// points are hit by what it finds. Bases carry no checksums yet: their blocks
-// are covered by the comparison with the source only.
+// Verify reads all redo and the bases and checks every checksum and index; it
+// says which points are hit by what it finds.
 func (j *Journal) Verify(ctx context.Context) (VerifyReport, error) {
 	start := j.opts.Now()
 	j.mu.Lock()
@@ -62,7 +73,12 @@ func (j *Journal) Verify(ctx context.Context) (VerifyReport, error) {
 			return rep, fmt.Errorf("verify segment %d: %w", s.Number, err)
 		}
 	}
-	if len(rep.Damages) > 0 {
+	for disk := range j.bases {
+		if err := j.verifyBase(ctx, uint16(disk), &rep); err != nil {
+			return rep, fmt.Errorf("verify base of disk %d: %w", disk, err)
+		}
+	}
+	if len(rep.Damages) > 0 || len(rep.Bases) > 0 {
 		if err := j.findHit(ctx, points, &rep); err != nil {
 			return rep, fmt.Errorf("look for points that are hit: %w", err)
 		}
@@ -128,7 +144,7 @@ func behind(starts []segment.Record, at, end int64) (int64, dr.Seq) {
 // findHit reads every point of which a damaged entry may be a part.
 func (j *Journal) findHit(ctx context.Context, points []dr.Point, rep *VerifyReport) error {
 	for _, p := range points {
-		bad, err := j.pointHit(ctx, p.Position)
+		bad, err := j.pointHit(ctx, p.Position, rep.Bases)
 		if err != nil {
 			return err
 		}
@@ -139,7 +155,9 @@ func (j *Journal) findHit(ctx context.Context, points []dr.Point, rep *VerifyRep
 	return nil
 }
 
-func (j *Journal) pointHit(ctx context.Context, pos dr.Position) (bool, error) {
+// pointHit reports whether a point needs redo that is damaged, or blocks of the
+// bases that are.
+func (j *Journal) pointHit(ctx context.Context, pos dr.Position, bases []BaseDamage) (bool, error) {
 	for disk := range j.disks {
 		dev, err := j.OpenView(ctx, pos, uint16(disk))
 		if problem.HasCode(err, problem.JournalDamaged) {
@@ -149,6 +167,11 @@ func (j *Journal) pointHit(ctx context.Context, pos dr.Position) (bool, error) {
 			return false, err
 		}
 		err = dev.(*viewDevice).readRedo(ctx, newFrameCache(frameCacheBytes))
+		for _, d := range bases {
+			if int(d.Disk) == disk && err == nil {
+				err = readAll(ctx, dev, d.Offset, d.Length)
+			}
+		}
 		cerr := dev.Close()
 		if problem.HasCode(err, problem.JournalDamaged) {
 			return true, nil
@@ -180,6 +203,90 @@ func (v *viewDevice) readRedo(ctx context.Context, fresh *frameCache) error {
 				return err
 			}
 		}
+	}
+	return nil
+}
+
+// verifyBase reads what a base holds and checks it against its sums.
+func (j *Journal) verifyBase(ctx context.Context, disk uint16, rep *VerifyReport) error {
+	b := j.bases[disk]
+	if b.sums == nil {
+		rep.UnknownBytes += b.size
+		return nil
+	}
+	buf := make([]byte, sumWindow*sumBlock)
+	want := make([]uint32, sumWindow)
+	for at := int64(0); at < b.size; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		start, end, err := b.file.NextData(at)
+		if err != nil {
+			return fmt.Errorf("map base %s: %w", b.path, err)
+		}
+		if at = max(at, start-start%sumBlock); at >= b.size || start >= end {
+			return nil
+		}
+		n := min(int64(len(buf)), b.size-at)
+		if err := b.raw(buf[:n], at); err != nil {
+			return err
+		}
+		if err := b.sums.read(want[:blocksOf(n)], at/sumBlock); err != nil {
+			return err
+		}
+		if err := b.verifyWindow(disk, buf[:n], want[:blocksOf(n)], at, rep); err != nil {
+			return err
+		}
+		at += n
+	}
+	return nil
+}
+
+func (b *base) verifyWindow(disk uint16, buf []byte, want []uint32, off int64, rep *VerifyReport) error {
+	rep.BaseBytes += int64(len(buf))
+	for i, sum := range want {
+		at := int64(i) * sumBlock
+		block := buf[at:min(at+sumBlock, int64(len(buf)))]
+		switch {
+		case sum == sumOf(block):
+			continue
+		case sum == 0:
+			rep.UnknownBytes += int64(len(block))
+			continue
+		}
+		err := b.lookAgain(block, off+at)
+		if problem.HasCode(err, problem.JournalDamaged) {
+			rep.addBase(BaseDamage{disk, off + at, int64(len(block))})
+			continue
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addBase adds a damaged block, joined to the one before it.
+func (r *VerifyReport) addBase(d BaseDamage) {
+	if n := len(r.Bases); n > 0 {
+		last := &r.Bases[n-1]
+		if last.Disk == d.Disk && last.Offset+last.Length == d.Offset {
+			last.Length += d.Length
+			return
+		}
+	}
+	r.Bases = append(r.Bases, d)
+}
+
+// readAll reads a range of a view in pieces.
+func readAll(ctx context.Context, dev Device, off, length int64) error {
+	buf := make([]byte, min(length, 1<<20))
+	for length > 0 {
+		n := min(length, int64(len(buf)))
+		if err := dev.ReadAt(ctx, buf[:n], off); err != nil {
+			return err
+		}
+		off, length = off+n, length-n
 	}
 	return nil
 }

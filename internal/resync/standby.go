@@ -2,6 +2,7 @@ package resync
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"sync"
@@ -45,7 +46,13 @@ func (s *Standby) Hashes(ctx context.Context, req *link.CompareRequest, dst []by
 	defer s.buffer.Put(buf)
 	for _, run := range req.Runs {
 		p := (*buf)[:run.Len]
-		if err := readRun(ctx, dev, p, run.Off); err != nil {
+		err := readRun(ctx, dev, p, run.Off)
+		if problem.HasCode(err, problem.JournalDamaged) {
+			if dst, err = s.damaged(ctx, dev, p, run, dst); err == nil {
+				continue
+			}
+		}
+		if err != nil {
 			if errors.Is(err, block.ErrOutOfRange) {
 				return nil, problem.Wrap(err, problem.InvalidRequest, "disk %d has %d bytes, asked for %d at %d", req.Disk, dev.Size(), run.Len, run.Off)
 			}
@@ -56,6 +63,28 @@ func (s *Standby) Hashes(ctx context.Context, req *link.CompareRequest, dst []by
 			h := s.hasher.of(p[:n])
 			dst = append(dst, h[:]...)
 			p = p[n:]
+		}
+	}
+	return dst, nil
+}
+
+// damaged hashes a run of which a part cannot be read: a unit that is damaged
+// gets a hash that nothing has, so that the source sends it again. This is how
+// damage is repaired.
+func (s *Standby) damaged(ctx context.Context, dev block.Device, p []byte, run link.CompareRun, dst []byte) ([]byte, error) {
+	for at := int64(0); at < run.Len; at += int64(run.Unit) {
+		unit := p[at:min(at+int64(run.Unit), run.Len)]
+		err := readRun(ctx, dev, unit, run.Off+at)
+		switch {
+		case problem.HasCode(err, problem.JournalDamaged):
+			var none [link.HashSize]byte
+			_, _ = rand.Read(none[:]) // never fails
+			dst = append(dst, none[:]...)
+		case err != nil:
+			return dst, err
+		default:
+			h := s.hasher.of(unit)
+			dst = append(dst, h[:]...)
 		}
 	}
 	return dst, nil
