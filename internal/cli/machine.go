@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -109,6 +110,9 @@ func machinesNamed(ctx context.Context, c *client.Client, name dr.MachineName, a
 func machineRows(t *table, m rest.Machine) {
 	d := m.Definition
 	t.row("Machine", fmt.Sprintf("%s at %s", d.Name, m.Site))
+	if d.Label != "" {
+		t.row("Shown there as", d.Label)
+	}
 	t.row("State", m.State)
 	t.row("Note", machineNote(m))
 	t.row("Item", or(m.Item))
@@ -123,7 +127,14 @@ func machineRows(t *table, m rest.Machine) {
 		t.row("Disk", text)
 	}
 	for _, n := range d.NICs {
-		t.row("NIC", fmt.Sprintf("%s %s in %s", n.Model, n.MAC, n.Network))
+		text := fmt.Sprintf("%s %s in %s", n.Model, n.MAC, n.Network)
+		if n.Network == "" {
+			text = fmt.Sprintf("%s %s, not connected", n.Model, n.MAC)
+		}
+		if n.Address != nil {
+			text += ", address " + strings.Join(n.Address.IPs, " ")
+		}
+		t.row("NIC", text)
 	}
 	t.row("Booted", when(m.BootedAt))
 	if m.Agent != nil {

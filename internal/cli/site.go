@@ -68,6 +68,9 @@ func siteRows(t *table, s rest.Site) {
 		}
 		t.row("Network", fmt.Sprintf("%s (%s)", n.Name, kind))
 	}
+	if c := s.Abilities; c.MaxCPUs > 0 || c.MaxMemoryMiB > 0 {
+		t.row("Most for a machine", fmt.Sprintf("%d CPUs, %s", c.MaxCPUs, size(int64(c.MaxMemoryMiB)<<20)))
+	}
 	t.row("Captures writes", s.Abilities.Capturer)
 	t.row("Starts from journals", s.Abilities.BootFromView)
 	t.row("Imports machines", s.Abilities.Importer)
