@@ -12,24 +12,25 @@ import (
 	"rebound/internal/site"
 )
 
-// Inventory lists what the site holds.
+// Inventory lists what the site holds. A site that does not answer is
+// SiteUnreachable.
 func (g *Gateway) Inventory(ctx context.Context) (control.Inventory, error) {
-	machines, err := g.driver.Machines(ctx)
-	if err != nil {
-		return control.Inventory{}, fmt.Errorf("list machines: %w", err)
+	inv := control.Inventory{Site: g.cfg.Site, Capabilities: g.driver.Capabilities(), DataAddr: g.dataAddr(), Roles: g.roles()}
+	var err error
+	if inv.Machines, err = g.driver.Machines(ctx); err != nil {
+		return inv, g.siteTrouble("list machines", err)
 	}
-	networks, err := g.driver.Networks(ctx)
-	if err != nil {
-		return control.Inventory{}, fmt.Errorf("list networks: %w", err)
+	if inv.Networks, err = g.driver.Networks(ctx); err != nil {
+		return inv, g.siteTrouble("list networks", err)
 	}
-	free, total, err := g.driver.Room(ctx)
-	if err != nil {
-		return control.Inventory{}, fmt.Errorf("measure room: %w", err)
+	if inv.FreeBytes, inv.TotalBytes, err = g.driver.Room(ctx); err != nil {
+		return inv, g.siteTrouble("measure room", err)
 	}
-	return control.Inventory{
-		Site: g.cfg.Site, Machines: machines, Networks: networks, Capabilities: g.driver.Capabilities(),
-		FreeBytes: free, TotalBytes: total, DataAddr: g.dataAddr(), Roles: g.roles(),
-	}, nil
+	return inv, nil
+}
+
+func (g *Gateway) siteTrouble(doing string, err error) error {
+	return problem.Wrap(err, problem.SiteUnreachable, "gateway %s does not reach its site %s: %s: %v", g.cfg.Name, g.cfg.Site, doing, err)
 }
 
 // ImportMachine takes in a machine that somebody else started.

@@ -113,13 +113,13 @@ func (r *run) askEnds(ctx context.Context, e *lifecycle.Ends) error {
 		return err
 	}
 	var eg errgroup.Group
-	for _, end := range []*lifecycle.End{&e.ProcessServer, &e.MasterTarget} {
+	for role, end := range map[control.Role]*lifecycle.End{control.ProcessServer: &e.ProcessServer, control.MasterTarget: &e.MasterTarget} {
 		eg.Go(func() error {
 			said, err := r.o.gateways.Commands(end.Gateway).Prerequisites(control.WithPatience(ctx, prerequisitePatience), control.PrerequisitesRequest{Group: r.group.ID, Machines: defs})
 			if err != nil {
 				return fmt.Errorf("ask gateway %s: %w", end.Gateway, err)
 			}
-			end.Said = saidOf(said)
+			end.Said, end.HasRole = saidOf(said), slices.Contains(said.Roles, role)
 			return nil
 		})
 	}

@@ -28,6 +28,9 @@ func (o *Orchestrator) Facts(tx *store.Tx, g *store.Group) (lifecycle.Facts, err
 			f.Points = 1
 		}
 	}
+	if f.Points == 0 {
+		f.Lacking = g.Machines() // one journal, so all of them
+	}
 	for _, m := range g.Members {
 		src, there, err := machineAt(tx, g.SourceSite(), m.Machine)
 		if err != nil {

@@ -299,6 +299,9 @@ func (r *run) siteRefusal(ctx context.Context, err error) error {
 
 // checkPrerequisites proves that the gateways an operation needs answer.
 func checkPrerequisites(ctx context.Context, r *run) error {
+	if r.job.Operation == lifecycle.Reprotect {
+		return r.machinesRun(ctx)
+	}
 	force := r.job.Request != nil && r.job.Request.Force
 	if _, _, err := r.inventory(ctx, r.standby()); err != nil {
 		if !force {
@@ -307,20 +310,25 @@ func checkPrerequisites(ctx context.Context, r *run) error {
 		r.warn("%v", err)
 	}
 	switch r.job.Operation {
-	case lifecycle.Undo, lifecycle.Resume, lifecycle.Reprotect, lifecycle.Disable:
+	case lifecycle.Undo, lifecycle.Resume, lifecycle.Disable:
 	default:
 		return nil
 	}
-	_, have, err := r.inventory(ctx, r.source())
-	if err != nil {
+	if _, _, err := r.inventory(ctx, r.source()); err != nil {
 		if !force {
 			return err
 		}
 		r.warn("%v", err)
-		return nil
 	}
-	if r.job.Operation != lifecycle.Reprotect {
-		return nil
+	return nil
+}
+
+// machinesRun demands of the chosen process server that every member runs.
+func (r *run) machinesRun(ctx context.Context) error {
+	server, _ := r.chosen()
+	_, have, err := r.inventory(ctx, r.o.gateways.Commands(server))
+	if err != nil {
+		return err
 	}
 	for _, name := range r.group.Machines() {
 		m, ok := have[name]
@@ -472,8 +480,19 @@ func (r *run) began(name string) bool {
 // forgetOldStream ends, at the site that is to be the standby, the stream that
 // began there before the failover.
 func forgetOldStream(ctx context.Context, r *run) error {
+	_, target := r.chosen()
+	replaced := target != r.group.Standby()
+	if replaced {
+		ctx = control.WithPatience(ctx, 0)
+	}
 	_, err := r.standby().StopReplication(ctx, r.origin(""), control.StopReplicationRequest{Group: r.group.ID, Forget: true})
-	if problem.HasCode(err, problem.UnknownGroup) {
+	switch {
+	case problem.HasCode(err, problem.UnknownGroup):
+		return nil
+	case err != nil && replaced:
+		// It is replaced because it is gone; when it comes back, the newer
+		// generation fences it.
+		r.warn("gateway %s, which %s replaces, was not told: %s", r.group.Standby(), target, problem.Text(err))
 		return nil
 	}
 	return err

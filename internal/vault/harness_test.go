@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,7 +26,11 @@ import (
 
 // lab is a real vault over HTTPS with two gateways that live in memory.
 type lab struct {
-	t     *testing.T
+	// guards of the life cycle; nil: the real ones. clock is the vault's, when set.
+	guards map[lifecycle.GuardName]lifecycle.Guard
+	clock  atomic.Pointer[time.Time]
+
+	t     testing.TB
 	dir   string
 	addr  string
 	log   *slog.Logger
@@ -39,14 +44,14 @@ type lab struct {
 	stop  func()
 }
 
-func testLog(t *testing.T) *slog.Logger {
+func testLog(t testing.TB) *slog.Logger {
 	if os.Getenv("REBOUND_TEST_LOG") == "" {
 		return slog.New(slog.DiscardHandler)
 	}
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
 }
 
-func freeAddr(t *testing.T) string {
+func freeAddr(t testing.TB) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -56,9 +61,15 @@ func freeAddr(t *testing.T) string {
 	return ln.Addr().String()
 }
 
-func newLab(t *testing.T) *lab {
+func newLab(t testing.TB) *lab {
 	t.Helper()
-	l := &lab{t: t, dir: t.TempDir(), addr: freeAddr(t), log: testLog(t), world: controltest.NewWorld(), ids: map[*controltest.Gateway]identity.Bundle{}}
+	return newLabWith(t, nil)
+}
+
+// newLabWith is a lab whose vault decides with other guards; nil: the real ones.
+func newLabWith(t testing.TB, guards map[lifecycle.GuardName]lifecycle.Guard) *lab {
+	t.Helper()
+	l := &lab{guards: guards, t: t, dir: t.TempDir(), addr: freeAddr(t), log: testLog(t), world: controltest.NewWorld(), ids: map[*controltest.Gateway]identity.Bundle{}}
 	l.startVault()
 	t.Cleanup(func() {
 		if l.home != nil {
@@ -83,7 +94,7 @@ func (l *lab) startVault() {
 	ready, done := make(chan struct{}), make(chan error, 1)
 	go func() {
 		done <- vault.Serve(ctx, vault.Config{
-			Dir: l.dir, Listen: l.addr, Log: l.log, Version: "test", Ready: func(net.Addr) { close(ready) },
+			Dir: l.dir, Listen: l.addr, Log: l.log, Version: "test", Guards: l.guards, Now: l.now, Ready: func(net.Addr) { close(ready) },
 			Hook: func(j dr.JobID, task, moment string) {
 				if l.hook != nil {
 					l.hook(j, task, moment)
@@ -104,6 +115,14 @@ func (l *lab) startVault() {
 		l.stop = nil
 	}
 	l.c = l.client(l.token())
+}
+
+// now is the vault's clock: the true one until a test sets it.
+func (l *lab) now() time.Time {
+	if t := l.clock.Load(); t != nil {
+		return *t
+	}
+	return time.Now()
 }
 
 func (l *lab) token() string {

@@ -23,7 +23,7 @@ import (
 	"rebound/internal/vault/rest"
 )
 
-func wantCode(t *testing.T, err error, code problem.Code) {
+func wantCode(t testing.TB, err error, code problem.Code) {
 	t.Helper()
 	if !problem.HasCode(err, code) {
 		t.Errorf("error %v, want %s", err, code)

@@ -111,6 +111,7 @@ func (g *Gateway) StartReplication(ctx context.Context, o control.Origin, r cont
 			j.epoch++
 			j.sealed = false
 		}
+		g.newest[r.Group] = r.Generation
 		g.streams[r.Group] = &stream{spec: r, phase: control.PhaseSyncing}
 		return nil
 	})
@@ -192,7 +193,8 @@ func (g *Gateway) CreateJournal(ctx context.Context, o control.Origin, r control
 			m.m.State, m.m.Standby = site.Off, true
 			j.defs[d.Name], j.base[d.Name] = d, m.content
 		}
-		g.journals[r.Group] = j
+		g.newest[r.Group] = r.Generation
+		g.journals[r.Group], g.asked[r.Group] = j, r
 		return nil
 	})
 	return out, err
@@ -229,6 +231,7 @@ func (g *Gateway) Seal(ctx context.Context, o control.Origin, r control.SealRequ
 			return problem.New(problem.StaleGeneration, "%d is older than %d", r.Generation, j.generation)
 		}
 		j.generation, j.sealed = r.Generation, true
+		g.newest[r.Group] = r.Generation
 		h, _ := j.head()
 		out = control.SealResult{Durable: h.pos, Confirmed: h.pos}
 		return nil

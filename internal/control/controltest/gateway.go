@@ -12,6 +12,7 @@ import (
 	"rebound/internal/control"
 	"rebound/internal/dr"
 	"rebound/internal/identity"
+	"rebound/internal/problem"
 	"rebound/internal/site"
 )
 
@@ -40,6 +41,10 @@ type Gateway struct {
 	roles    []control.Role
 	alter    func(*control.Prerequisites)
 	closed   bool // its data port
+	newest   map[dr.GroupID]dr.Generation
+	deaf     bool   // to what the vault says of its groups
+	addr     string // of its data port
+	asked    map[dr.GroupID]control.CreateJournalRequest
 
 	mu   sync.Mutex
 	stop func()
@@ -51,7 +56,7 @@ var _ control.Commands = (*Gateway)(nil)
 func (w *World) NewGateway(id dr.GatewayID, at dr.SiteID, ledger string) *Gateway {
 	g := &Gateway{
 		id: id, site: at, world: w, ledger: ledger, machines: map[dr.MachineName]*machine{},
-		streams: map[dr.GroupID]*stream{}, journals: map[dr.GroupID]*journal{}, free: 1 << 40,
+		streams: map[dr.GroupID]*stream{}, journals: map[dr.GroupID]*journal{}, addr: string(id) + ":9443", asked: map[dr.GroupID]control.CreateJournalRequest{}, newest: map[dr.GroupID]dr.Generation{}, free: 1 << 40,
 		networks: []site.Network{{Name: "lan", Kind: "user"}},
 	}
 	w.mu.Lock()
@@ -182,8 +187,12 @@ func (g *Gateway) report() control.Report {
 func (g *Gateway) heed(d control.Desired) {
 	g.world.mu.Lock()
 	defer g.world.mu.Unlock()
+	if g.deaf {
+		return
+	}
 	for _, want := range d.Groups {
 		g.takePolicy(want)
+		g.powerOffStale(want)
 		s := g.streams[want.Group]
 		if s == nil || s.spec.Generation >= want.Generation || want.Active == g.site || s.phase == control.PhaseFenced {
 			continue
@@ -255,7 +264,10 @@ func (g *Gateway) Inventory(ctx context.Context) (control.Inventory, error) {
 	}
 	g.world.mu.Lock()
 	defer g.world.mu.Unlock()
-	inv := control.Inventory{Site: g.site, FreeBytes: g.free, TotalBytes: 1 << 41, DataAddr: string(g.id) + ":9443", Roles: g.roles, Networks: slices.Clone(g.networks), Capabilities: site.Capabilities{MaxCPUs: MaxCPUs, MaxMemoryMiB: MaxMemoryMiB}}
+	if said := g.prerequisites(control.PrerequisitesRequest{}); said.SiteProblem != "" {
+		return control.Inventory{}, problem.New(problem.SiteUnreachable, "gateway %s does not reach its site %s: %s", g.id, g.site, said.SiteProblem)
+	}
+	inv := control.Inventory{Site: g.site, FreeBytes: g.free, TotalBytes: 1 << 41, DataAddr: g.addr, Roles: g.roles, Networks: slices.Clone(g.networks), Capabilities: site.Capabilities{MaxCPUs: MaxCPUs, MaxMemoryMiB: MaxMemoryMiB}}
 	for _, name := range slices.Sorted(maps.Keys(g.machines)) {
 		inv.Machines = append(inv.Machines, g.machines[name].m)
 	}

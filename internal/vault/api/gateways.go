@@ -268,6 +268,21 @@ func replaceMachines(tx *store.Tx, g store.Gateway, inv control.Inventory, now t
 	return nil
 }
 
+// keeper is the gateway of a site that a machine's group works with; none for a
+// machine that is not protected, whose first gateway keeps it.
+func keeper(tx *store.Tx, at store.Gateway, name dr.MachineName) dr.GatewayID {
+	g, err := tx.GroupOfItem(dr.ItemID(name))
+	switch {
+	case err != nil:
+		return ""
+	case at.Site == g.Home:
+		return g.HomeGateway
+	case at.Site == g.Recovery:
+		return g.RecoveryGateway
+	}
+	return ""
+}
+
 // report takes in a gateway's report and answers with what it must know.
 func (s *Server) report(w http.ResponseWriter, r *http.Request) {
 	g, err := s.gatewayOf(r)
@@ -318,6 +333,11 @@ func (s *Server) takeReport(ctx context.Context, gw store.Gateway, rep control.R
 	var moved, keep []store.Group
 	for _, g := range groups {
 		if gw.ID != g.HomeGateway && gw.ID != g.RecoveryGateway || g.Unconfirmed != "" {
+			// One that another gateway of its site replaced may still have
+			// the machines of before.
+			if replaced := gw.Site == g.Home || gw.Site == g.Recovery; replaced && g.Unconfirmed == "" && g.Active != gw.Site {
+				d.Groups = append(d.Groups, control.DesiredGroup{Group: g.ID, Generation: g.Generation, Active: g.Active, Machines: g.Machines()})
+			}
 			continue
 		}
 		d.Groups = append(d.Groups, control.DesiredGroup{Group: g.ID, Generation: g.Generation, Active: g.Active, Machines: g.Machines(), Policy: policies[g.ID], Keep: kept[g.ID]})
@@ -359,6 +379,9 @@ func (s *Server) keepReport(tx *store.Tx, gw store.Gateway, rep control.Report, 
 		}
 		if err != nil {
 			return err
+		}
+		if row.Gateway != gw.ID && keeper(tx, gw, m.Machine) != gw.ID {
+			continue // another gateway of the site has it
 		}
 		if row.State == m.State && row.BootedAt.Equal(m.BootedAt) {
 			continue // nothing to sync to the disk for

@@ -146,7 +146,7 @@ func (s *Server) deleteSite(ctx context.Context, in *SiteIn) (*struct{}, error) 
 func (s *Server) gatewayView(g store.Gateway) rest.Gateway {
 	seen, off := s.Live.Gateway(g.ID)
 	v := rest.Gateway{
-		ID: g.ID, Site: g.Site, State: g.State, Connected: s.Hub.Connected(g.ID), LastSeen: seen, DataAddr: g.DataAddr,
+		ID: g.ID, Site: g.Site, State: g.State, Connected: s.Hub.Connected(g.ID), LastSeen: seen, DataAddr: g.DataAddr, Roles: g.Roles,
 		ClockOffsetSeconds: off.Seconds(), CertificateEnds: g.CertificateEnds,
 	}
 	v.Host, _ = s.Live.Host(g.ID)

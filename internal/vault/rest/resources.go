@@ -63,6 +63,8 @@ type Gateway struct {
 	Connected bool      `json:"connected"`
 	LastSeen  time.Time `json:"lastSeen,omitzero"`
 	DataAddr  string    `json:"dataAddr,omitempty"`
+	// Roles that the gateway was given; none: it has told nothing yet.
+	Roles []control.Role `json:"roles,omitempty"`
 	// ClockOffsetSeconds is the vault's clock minus the gateway's.
 	ClockOffsetSeconds float64   `json:"clockOffsetSeconds"`
 	CertificateEnds    time.Time `json:"certificateEnds,omitzero"`
