@@ -408,11 +408,7 @@ func (o *Orchestrator) PlanAllowed(tx *store.Tx, p store.Plan) ([]lifecycle.Oper
 	var out []lifecycle.OperationStatus
 	for _, op := range PlanOperations() {
 		s := lifecycle.OperationStatus{Name: op, Allowed: true}
-		var req rest.OperationRequest
-		if op == lifecycle.TestFailover {
-			req.Network = "any" // which one is asked for is said with the operation
-		}
-		_, _, err := o.planFates(tx, p.Plan, op, req)
+		_, _, err := o.planFates(tx, p.Plan, op, rest.OperationRequest{})
 		if err == nil && p.Running != "" {
 			err = problem.New(problem.OperationRunning, "Job %s is at work on the plan.", p.Running)
 		}

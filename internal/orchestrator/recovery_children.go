@@ -31,6 +31,9 @@ func childID(plan dr.JobID, group dr.GroupID) dr.JobID {
 // beginChildren makes the jobs of the plan's groups, all or none, in one
 // transaction; a restart of the plan opens those that failed again.
 func beginChildren(ctx context.Context, r *run) error {
+	if err := r.awaitGateways(ctx); err != nil {
+		return err
+	}
 	var open []jobInput
 	var skipped map[string]string
 	err := r.o.store.Update(ctx, func(tx *store.Tx) error {
@@ -74,6 +77,28 @@ func beginChildren(ctx context.Context, r *run) error {
 		}
 	}
 	return nil
+}
+
+// awaitGateways gives the gateways of the plan's groups time to dial a vault
+// that has just started.
+func (r *run) awaitGateways(ctx context.Context) error {
+	var all []dr.GatewayID
+	err := r.o.store.View(ctx, func(tx *store.Tx) error {
+		all = nil
+		for _, id := range r.job.Spec.Groups() {
+			g, err := tx.Group(id)
+			if err != nil {
+				return err
+			}
+			all = append(all, g.HomeGateway, g.RecoveryGateway)
+		}
+		return nil
+	})
+	slices.Sort(all)
+	for _, gw := range slices.Compact(all) {
+		r.o.reachable(ctx, gw)
+	}
+	return err
 }
 
 // insertChildren checks every group and makes its job.

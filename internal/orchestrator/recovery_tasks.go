@@ -73,7 +73,26 @@ func at(name string, part int) string { return fmt.Sprintf("%s@%d", name, part) 
 
 // begun reports whether a task was started.
 func begun(t rest.Task) bool {
-	return t.State != rest.JobPending && t.State != rest.JobSkipped && t.State != rest.JobCancelled
+	switch t.State {
+	case rest.JobPending, rest.JobSkipped:
+		return false
+	case rest.JobCancelled: // in the middle, or before it began
+		return !t.Started.IsZero()
+	}
+	return true
+}
+
+// goesOn reports whether a job goes on with its next task when this one fails:
+// the machines of other boot groups start though one does not.
+func (r *run) goesOn() bool {
+	if r.job.Part == nil {
+		return false
+	}
+	switch base(r.task.name) {
+	case "start-machines", "watch-boot", "start-test", "watch-test":
+		return true
+	}
+	return false
 }
 
 // inParts splits the tasks of a group's job where the order of boot groups

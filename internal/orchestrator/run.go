@@ -232,6 +232,7 @@ func (o *Orchestrator) runTask(ctx context.Context, in jobInput, seq int, t task
 	o.wakeJob(in.Job)
 	o.hook(in.Job, t.name, "before")
 	if err = gate; err == nil {
+		r.goOn = r.goesOn()
 		err = r.guarded(ctx)
 	}
 	if ctx.Err() != nil {
@@ -308,7 +309,7 @@ func (o *Orchestrator) beginTask(ctx context.Context, in jobInput, seq int, t ta
 		}
 		if r.job.CancelRequested && !r.group.Beyond && t.name != compensation {
 			outcome = stepCancelled
-			row.State, row.Ended = rest.JobCancelled, o.now().UTC()
+			row.State, row.Started, row.Ended = rest.JobCancelled, time.Time{}, time.Time{}
 			return tx.PutTask(in.Job, seq, row)
 		}
 		if t.beyond && !r.group.Beyond {

@@ -15,25 +15,10 @@ import (
 
 func (s *Server) jobRoutes(api huma.API) {
 	add(api, route("GET", "/jobs", "list-jobs", "List the jobs, newest first"), s.listJobs)
-	add(api, route("GET", "/jobs/{job}", "show-job", "Show a job; with waitSeconds wait for its end"), s.showJob)
-	act := route("POST", "/jobs/{job}/{action}", "act-on-job", "Cancel, restart or resume a job")
+	add(api, route("GET", "/jobs/{job}", "show-job", "Show a job; with waitSeconds wait until it ends or waits for a person"), s.showJob)
+	act := route("POST", "/jobs/{job}/{action}", "act-on-job", "Cancel, restart or resume a job, or answer one that waits for a person")
 	act.DefaultStatus = 202
-	add(api, act, func(ctx context.Context, in *struct {
-		Job    dr.JobID `path:"job"`
-		Action string   `path:"action" enum:"cancel,restart,resume"`
-	},
-	) (*jobReply, error) {
-		job, err := s.Jobs.Job(ctx, in.Job)
-		if err != nil {
-			return nil, err
-		}
-		if err := permitOperation(ctx, job.Operation); err != nil {
-			return nil, err
-		}
-		do := map[string]func(context.Context, dr.JobID) (rest.Job, error){"cancel": s.Jobs.Cancel, "restart": s.Jobs.Restart, "resume": s.Jobs.Resume}
-		job, err = do[in.Action](ctx, in.Job)
-		return accepted(job), err
-	})
+	add(api, act, s.actOnJob)
 	add(api, route("GET", "/events", "list-events", "List events, oldest first"), s.listEvents)
 }
 
@@ -47,7 +32,7 @@ func (s *Server) showJob(ctx context.Context, in *struct {
 	for {
 		changed := s.Jobs.Changed()
 		job, err := s.Jobs.Job(ctx, in.Job)
-		if err != nil || job.State.Ended() || in.Wait == 0 {
+		if err != nil || job.State.Ended() || job.State == rest.JobWaiting || in.Wait == 0 {
 			return &reply[rest.Job]{job}, err
 		}
 		select {

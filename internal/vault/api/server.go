@@ -105,6 +105,7 @@ func (s *Server) routes() {
 	s.itemRoutes(api)
 	s.choiceRoutes(api)
 	s.jobRoutes(api)
+	s.planRoutes(api)
 	s.targetSettingRoutes(api)
 	s.changeRoutes(api)
 	s.adminRoutes(api)

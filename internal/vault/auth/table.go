@@ -143,6 +143,15 @@ func Routes() map[string]Need {
 		"group-resolve": {Role: Reader},
 		"operate-group": {Role: Operator, PerOperation: true},
 
+		"list-plans":     {Role: Reader},
+		"show-plan":      {Role: Reader},
+		"list-plan-runs": {Role: Reader},
+		"plan-report":    {Role: Reader},
+		"create-plan":    {Role: Contributor},
+		"put-plan":       {Role: Contributor},
+		"delete-plan":    {Role: Contributor},
+		"operate-plan":   {Role: Operator, PerOperation: true},
+
 		"list-jobs":  {Role: Reader},
 		"show-job":   {Role: Reader},
 		"act-on-job": {Role: Operator, PerOperation: true},

@@ -452,7 +452,7 @@ func (c *Client) JobAction(ctx context.Context, id dr.JobID, action string) (res
 	return post[rest.Job](ctx, c, "/jobs/"+seg(id)+"/"+url.PathEscape(action), nil)
 }
 
-// WaitJob follows a job to its end; each is called with every state read, when
+// WaitJob follows a job until it ends or waits for a person; each is called with every state read, when
 // it is not nil. A vault that restarts meanwhile is waited for until ctx ends.
 func (c *Client) WaitJob(ctx context.Context, id dr.JobID, each func(rest.Job)) (rest.Job, error) {
 	for {
@@ -461,7 +461,7 @@ func (c *Client) WaitJob(ctx context.Context, id dr.JobID, each func(rest.Job)) 
 			each(job)
 		}
 		switch {
-		case err == nil && job.State.Ended():
+		case err == nil && (job.State.Ended() || job.State == rest.JobWaiting):
 			return job, nil
 		case err != nil && !problem.HasCode(err, problem.VaultUnreachable):
 			return job, err

@@ -44,14 +44,14 @@ func link(before []byte, seq int64, doc []byte) []byte {
 
 // AuditFilter selects rows of the audit log; zero values do not filter.
 type AuditFilter struct {
-	After             int64
-	Limit             int
-	Who, Object       string
-	Operation         string
-	Outcome, Channel  string
-	From, To          time.Time
-	NewestFirst       bool
-	BeforeSeq         int64 // with NewestFirst: only rows before this one
+	After            int64
+	Limit            int
+	Who, Object      string
+	Operation        string
+	Outcome, Channel string
+	From, To         time.Time
+	NewestFirst      bool
+	BeforeSeq        int64 // with NewestFirst: only rows before this one
 }
 
 // Audit lists rows of the audit log, oldest first unless asked otherwise.
