@@ -20,7 +20,11 @@ func (a *app) newJob() *cobra.Command {
 		a.newJobAction("cancel", "Cancel a running job", `Ask a job to stop. It stops between two tasks and cleans up what it did, as long as it
 has not passed its point of no return; then it is refused.`),
 		a.newJobAction("restart", "Run a failed job again from the task that failed", "Run a failed job again: tasks that succeeded are not repeated, except for checks."),
-		a.newJobAction("resume", "Go on with a cancelled job", "Go on with a job that was cancelled, from where it stopped."))
+		a.newJobAnswer("resume", "Go on with a job that waits or was cancelled", `Say that the manual action is done that a job waits for, or go on with a job that was
+cancelled, from where it stopped. An action that was cut short counts as done, or is run
+once more with --again.`),
+		a.newJobAnswer("approve", "Approve what a job waits for", "Approve a step of a recovery plan. The one who started the plan cannot."),
+		a.newJobAnswer("reject", "Reject what a job waits for", "Reject the step that a job waits for: it counts as failed, and the plan does what its\npolicy says."))
 }
 
 // withClient runs f with a client of the vault.
@@ -131,6 +135,9 @@ func jobRows(t *table, j rest.Job) {
 	t.row("Job", j.ID)
 	t.row("Operation", j.Operation)
 	t.row("Group", or(j.Group))
+	if j.Plan != "" {
+		t.row("Plan", fmt.Sprintf("%s, run %d", j.Plan, j.Run))
+	}
 	t.row("Items", join(j.Items))
 	t.row("State", j.State)
 	t.row("Attempt", j.Attempt)
@@ -148,6 +155,7 @@ func jobRows(t *table, j rest.Job) {
 	}
 	for _, task := range j.Tasks {
 		t.row("Task", fmt.Sprintf("%-10s %s (%s)", task.State, task.Title, took(task.Started, task.Ended)))
+		answerRows(t, task)
 		for _, k := range slices.Sorted(maps.Keys(task.Result)) {
 			t.row("", fmt.Sprintf("  %s: %s", k, plainValue(task.Result[k])))
 		}

@@ -17,14 +17,18 @@ import (
 	"rebound/internal/vault/rest"
 )
 
-// target finds what a name means: a group, else an item. A name that is both
-// is a group of one (or is said with a prefix, group/NAME or item/NAME).
+// target finds what a name means: a group, else an item, else a recovery plan.
+// A name that is both is a group of one (or is said with a prefix, group/NAME,
+// item/NAME or plan/NAME).
 func target(ctx context.Context, c *client.Client, name string) (client.Target, string, error) {
 	if id, ok := strings.CutPrefix(name, "group/"); ok {
 		return client.GroupTarget(dr.GroupID(id)), id, nil
 	}
 	if id, ok := strings.CutPrefix(name, "item/"); ok {
 		return client.ItemTarget(dr.ItemID(id)), id, nil
+	}
+	if id, ok := strings.CutPrefix(name, "plan/"); ok {
+		return client.PlanTarget(dr.PlanID(id)), id, nil
 	}
 	_, err := c.Group(ctx, dr.GroupID(name))
 	if err == nil {
@@ -34,8 +38,11 @@ func target(ctx context.Context, c *client.Client, name string) (client.Target, 
 		return client.Target{}, "", err
 	}
 	if _, err := c.Item(ctx, dr.ItemID(name)); err != nil {
+		if _, planErr := c.Plan(ctx, dr.PlanID(name)); planErr == nil {
+			return client.PlanTarget(dr.PlanID(name)), name, nil
+		}
 		if problem.HasCode(err, problem.UnknownItem) {
-			err = problem.New(problem.UnknownItem, "there is neither a group nor an item %q", name)
+			err = problem.New(problem.UnknownItem, "there is no group, no item and no plan %q", name)
 		}
 		return client.Target{}, "", err
 	}
@@ -58,7 +65,7 @@ func (a *app) newOperation(o operation) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: o.use + " NAME", Short: o.short, Long: o.long, Example: o.example,
 		Annotations:       map[string]string{dryRunKey: "yes"},
-		Args:              exactly("NAME (a group or an item)"),
+		Args:              exactly("NAME (a group, an item or a plan)"),
 		ValidArgsFunction: a.completeTargets,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.check != nil {
@@ -166,7 +173,12 @@ func stillRunning(j rest.Job, why string) error {
 // needsPerson reports whether nothing more happens until somebody acts: an
 // approval is asked for, or the job was cancelled and can be resumed.
 func needsPerson(j rest.Job) bool {
-	return slices.Contains(j.AllowedActions, "approve") || j.State == rest.JobCancelled && slices.Contains(j.AllowedActions, "resume")
+	return j.State == rest.JobWaiting || j.State == rest.JobCancelled && slices.Contains(j.AllowedActions, "resume")
+}
+
+// answers are what a waiting job can be told, without cancel.
+func answers(j rest.Job) []string {
+	return slices.DeleteFunc(slices.Clone(j.AllowedActions), func(s string) bool { return s == "cancel" })
 }
 
 // jobOutcome is nil for a job that did what it should.
@@ -174,8 +186,12 @@ func jobOutcome(j rest.Job) error {
 	of := string(j.Operation)
 	if j.Group != "" {
 		of += " of " + string(j.Group)
+	} else if j.Plan != "" {
+		of += " of plan " + string(j.Plan)
 	}
 	switch {
+	case j.Waiting != nil:
+		return jobError{exitWaiting, fmt.Sprintf("%s waits for a person (%s): %s\nAnswer with 'rebound job %s %s'", of, j.Waiting.Kind, j.Waiting.Text, strings.Join(answers(j), "|"), j.ID), nil}
 	case needsPerson(j):
 		return jobError{exitWaiting, fmt.Sprintf("%s waits for a person: job %s is %s; 'rebound job resume %s' goes on", of, j.ID, j.State, j.ID), nil}
 	case j.State == rest.JobSucceeded, j.State == rest.JobWarning:

@@ -33,7 +33,7 @@ func (a *app) addOperator(root *cobra.Command) {
 	add(groupLook, a.newStatus(), a.newHealth(), a.newCheck(), a.newItem(), a.newGroup(), a.newPoint(), a.newJob(), a.newEvent(), a.newAudit())
 	add(groupProtect, a.newMachine(), a.newPause(), a.newResume(), a.newResync(), a.newVerify(), a.newDisable())
 	add(groupRecover, a.newFailover(), a.newChangePoint(), a.newCommit(), a.newCompleteMigration(), a.newUndo(), a.newReprotect(), a.newFailback(), a.newTest(), a.newTestCleanup())
-	add(groupAdmin, a.newLogin(), a.newSite(), a.newPolicy(), a.newMapping(), a.newApply(), a.newExport(), a.newUser(), a.newToken(), a.newWebhook(), a.newSupportBundle(), a.newCompletion())
+	add(groupAdmin, a.newLogin(), a.newSite(), a.newPolicy(), a.newPlan(), a.newMapping(), a.newApply(), a.newExport(), a.newUser(), a.newToken(), a.newWebhook(), a.newSupportBundle(), a.newCompletion())
 	root.SetHelpCommandGroupID(groupRoles)
 	root.AddCommand(newExitCodesTopic())
 	for _, c := range root.Commands() {

@@ -63,6 +63,9 @@ func (p *jobProgress) begin(j rest.Job) {
 	if j.Group != "" {
 		of = " of " + string(j.Group)
 	}
+	if j.Plan != "" && j.Group == "" {
+		of = " of plan " + string(j.Plan)
+	}
 	again := ""
 	if j.Attempt > 1 {
 		again = fmt.Sprintf(", attempt %d", j.Attempt)

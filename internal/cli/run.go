@@ -141,6 +141,10 @@ const dryRunKey = "dry-run"
 func (a *app) checkGlobals(cmd *cobra.Command, _ []string) error {
 	switch a.output {
 	case "table", "json", "yaml":
+	case htmlOutput:
+		if cmd.Annotations[htmlOutput] == "" {
+			return usageError{fmt.Errorf("--output html is for reports; '%s' has table, json and yaml", cmd.CommandPath())}
+		}
 	default:
 		return usageError{fmt.Errorf("--output %q: want table, json or yaml", a.output)}
 	}

@@ -316,6 +316,9 @@ func watchBoot(ctx context.Context, r *run) error {
 	limit, cancel := context.WithTimeout(ctx, seconds(r.policy.BootTimeout))
 	defer cancel()
 	return r.each(limit, func(waiting context.Context, m store.Member) error {
+		if !m.Started && r.job.Part != nil {
+			return problem.New(problem.MachineNotRunning, "machine %s was not started", m.Machine)
+		}
 		if !m.Started || m.Booted {
 			return nil
 		}

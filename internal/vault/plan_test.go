@@ -219,7 +219,9 @@ func TestPlanWaitsForPeople(t *testing.T) {
 	// The vault dies while the job waits.
 	l.stop()
 	l.startVault()
-	l.finish(l.c.AnswerJob(t.Context(), job.ID, "resume", rest.JobAnswer{Note: "told her"}))
+	if _, err := l.c.AnswerJob(t.Context(), job.ID, "resume", rest.JobAnswer{Note: "told her"}); err != nil {
+		t.Fatal(err)
+	}
 	l.until("the approval is asked for", func() bool {
 		job, err = l.c.Job(t.Context(), job.ID)
 		return err == nil && job.State == rest.JobWaiting && job.Waiting.Kind == "approval"
