@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"rebound/internal/control"
 	"rebound/internal/control/controltest"
@@ -521,54 +520,4 @@ func TestPlanCancelled(t *testing.T) {
 	if n := len(l.order("StartRecovered")); n != 4 {
 		t.Errorf("%d machines run", n)
 	}
-}
-
-// TestPlanThroughKills kills the vault, as kill -9 does, before, inside and
-// after every task of a plan's failover and of its groups' jobs.
-func TestPlanThroughKills(t *testing.T) {
-	l := planLab(t)
-	p := shop()
-	p.Groups[0].After = []rest.PlanAction{{Name: "once", Script: &rest.PlanScript{Text: "true"}}}
-	l.plan(p)
-	job, err := l.c.Operate(t.Context(), client.PlanTarget("shop"), lifecycle.TestFailover, rest.OperationRequest{Network: "lab"})
-	l.finish(job, err)
-	l.runPlan(lifecycle.TestCleanup, rest.OperationRequest{})
-	l.stop()
-	bins := [2]string{otherBinary(t, 1), otherBinary(t, 2)}
-	starts, scripts := len(l.order("StartRecovered")), l.world.Count("RunScript", "once")
-	c := l.spawn(bins[0], "inside")
-	l.until("the plan may begin", func() bool {
-		v, err := l.c.Plan(t.Context(), "shop")
-		return err == nil && slices.ContainsFunc(v.AllowedOperations, func(s lifecycle.OperationStatus) bool { return s.Name == lifecycle.Failover && s.Allowed })
-	})
-	l.c.Operate(t.Context(), client.PlanTarget("shop"), lifecycle.Failover, rest.OperationRequest{Mode: "planned"}) //nolint:errcheck // it may die while it answers
-	deaths, done := 0, false
-	for deadline := time.Now().Add(120 * time.Second); !done; {
-		if time.Now().After(deadline) {
-			t.Fatalf("the plan does not end, %d deaths", deaths)
-		}
-		select {
-		case err := <-c.done:
-			if !killed(err) {
-				t.Fatalf("vault process ended: %v", err)
-			}
-			deaths++
-			c = l.spawn(bins[deaths%2], "inside")
-		case <-time.After(20 * time.Millisecond):
-			v, err := l.c.Plan(t.Context(), "shop")
-			if done = err == nil && v.LastRun == 3 && v.RunningJob == ""; done {
-				job, err = l.c.Job(t.Context(), v.LastJob)
-			}
-		}
-	}
-	c.cmd.Process.Kill() //nolint:errcheck // it has done its part
-	<-c.done
-	if err != nil || job.State != rest.JobSucceeded && job.State != rest.JobWarning {
-		t.Errorf("%s: %+v, %v", job.State, job.Errors, err)
-	}
-	t.Logf("%d deaths", deaths)
-	if got := len(l.order("StartRecovered")) - starts; got != 4 || len(l.order("StopMachine")) != 4 || len(l.order("Seal")) != 3 || l.world.Count("RunScript", "once")-scripts != 1 {
-		t.Errorf("effects: %d starts, %v, %v, %v", got, l.order("StopMachine"), l.order("Seal"), l.order("RunScript"))
-	}
-	l.startVault()
 }
