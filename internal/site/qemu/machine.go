@@ -153,7 +153,6 @@ func (m *machine) describe(ctx context.Context, rec *record) site.Machine {
 	}
 }
 
-
 // state asks the process table and QEMU. A guest that powered itself off
 // counts as Off although its QEMU still lives (for the bitmaps' sake).
 func (m *machine) state(ctx context.Context, rec *record) site.PowerState {

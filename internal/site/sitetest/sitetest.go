@@ -259,8 +259,13 @@ func (s *suite) unknownNames() {
 func (s *suite) power() {
 	s.must(s.d.Create(s.ctx, s.definition("web")))
 	s.must(s.d.Stop(s.ctx, "web", site.Graceful, time.Second)) // it is off
+	s.bootedAt("web", false)
+	before := time.Now().Truncate(time.Second)
 	s.must(s.d.Start(s.ctx, "web", site.StartOptions{}))
 	s.must(s.d.Start(s.ctx, "web", site.StartOptions{}))
+	if at := s.bootedAt("web", true); at.Before(before.Add(-time.Second)) || at.After(time.Now()) {
+		s.T.Errorf("started after %v, booted at %v", before, at)
+	}
 	s.state("web", site.Running)
 	s.reopen()
 	s.state("web", site.Running)
@@ -274,6 +279,18 @@ func (s *suite) power() {
 	s.must(s.d.Start(s.ctx, "web", site.StartOptions{}))
 	s.must(s.d.Stop(s.ctx, "web", site.Hard, 0))
 	s.state("web", site.Off)
+}
+
+// bootedAt demands that the site knows since when a machine runs, or, when it
+// is off, names no time.
+func (s *suite) bootedAt(name dr.MachineName, runs bool) time.Time {
+	s.T.Helper()
+	m, err := s.d.Machine(s.ctx, name)
+	s.must(err)
+	if m.BootedAt.IsZero() == runs {
+		s.T.Errorf("machine %s is %s, booted at %v", name, m.State, m.BootedAt)
+	}
+	return m.BootedAt
 }
 
 func (s *suite) pausedStart() {
