@@ -119,7 +119,7 @@ func TestConditionsComeAndGo(t *testing.T) {
 	}{
 		{"ClockSkew", "warning", "gateway", "warning", func() { l.cloud.SetClock(-2 * time.Minute) }, func() { l.cloud.SetClock(0) }},
 		{"VolumeFilling", "critical", "gateway", "critical", func() { l.cloud.SetReport(func(r *control.Report) { r.Host = full }) }, func() { l.cloud.SetReport(func(r *control.Report) { r.Host = goodHost() }) }},
-		{"JournalFull", "critical", "group", "critical", func() { report(l.cloud, func(g *control.GroupReport) { g.NoRoom = true }) }, func() { l.cloud.SetReport(nil) }},
+		{"JournalAtReserve", "critical", "group", "critical", func() { report(l.cloud, func(g *control.GroupReport) { g.NoRoom = true }) }, func() { l.cloud.SetReport(nil) }},
 		{"UnprotectedDisk", "warning", "disk", "warning", func() {
 			report(l.home, func(g *control.GroupReport) {
 				g.Unprotected = []control.UnprotectedDisk{{Machine: "vm2", Disk: "vdz", SizeBytes: 1 << 30}}

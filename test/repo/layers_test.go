@@ -29,6 +29,7 @@ var layer = map[string]int{
 	"vault/client":  9,
 	"vault/store":   9,
 	"vault/health":  9,
+	"vault/backup":  10,
 	"vault/webhook": 10,
 	"vault/monitor": 11,
 	"metrics":       1,

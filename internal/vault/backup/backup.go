@@ -108,7 +108,10 @@ func Write(ctx context.Context, dir, out string, o Options) (Manifest, error) {
 	if err := pack(body, tmp, names, m); err != nil {
 		return m, err
 	}
-	return m, seal(body, out, o.Passphrase)
+	if err := seal(body, out, o.Passphrase); err != nil {
+		return m, err
+	}
+	return m, Note(dir, m.At)
 }
 
 // collect copies what belongs to a backup into tmp.

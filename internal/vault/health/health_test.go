@@ -87,7 +87,7 @@ var cases = []struct {
 		f.Groups[0].State, f.Groups[0].SyncMoved = lifecycle.InitialSync, f.Now.Add(-16*time.Minute)
 	}},
 	{"RingFilling", "warning", func(f *Facts) { f.Groups[0].Source.Counters.RingBytes = 801 }},
-	{"JournalFull", "critical", func(f *Facts) { f.Groups[0].Standby.NoRoom = true }},
+	{"JournalAtReserve", "critical", func(f *Facts) { f.Groups[0].Standby.NoRoom = true }},
 	{"CaptureUnstable", "warning", func(f *Facts) { f.Groups[0].Source.CaptureRestarts = 3 }},
 	{"CaptureUnstable", "warning", func(f *Facts) { f.Groups[0].Source.BreaksLastHour = 6 }},
 	{"DiscardsDropped", "info", func(f *Facts) { f.Groups[0].Source.Counters.DroppedDiscards = 1 }},

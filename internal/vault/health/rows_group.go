@@ -147,7 +147,7 @@ func streamRows() []Row {
 			}
 		}),
 	}, {
-		Code: "JournalFull", Title: "The journal is at its reserve", Object: rest.ObjectGroup, Severities: critical(),
+		Code: "JournalAtReserve", Title: "The journal is at its reserve", Object: rest.ObjectGroup, Severities: critical(),
 		When:   "The standby's journal takes nothing more, to keep the room that folding and recovery need.",
 		Causes: []string{"The volume of the journal is full", "The policy keeps more history than fits"},
 		Action: "Make room on the standby's volume, or shorten the policy's redoWindowSeconds. Existing points stay valid; replication goes on by itself when there is room.",

@@ -11,6 +11,7 @@ import (
 	"rebound/internal/dr"
 	"rebound/internal/lifecycle"
 	"rebound/internal/site"
+	"rebound/internal/vault/backup"
 	"rebound/internal/vault/health"
 	"rebound/internal/vault/rest"
 	"rebound/internal/vault/store"
@@ -64,14 +65,15 @@ func (m *Monitor) facts(ctx context.Context, now time.Time) (*health.Facts, erro
 
 func (m *Monitor) vaultFacts(tx *store.Tx) (health.Vault, error) {
 	v := health.Vault{ID: m.cfg.Vault, CAEnds: m.cfg.CAEnds}
-	for key, to := range map[string]*time.Time{BackupKey: &v.LastBackup, createdKey: &v.Created} {
-		text, err := tx.Meta(key)
-		if err != nil {
-			return v, err
-		}
-		if *to, err = time.Parse(time.RFC3339, text); text != "" && err != nil {
-			return v, fmt.Errorf("read %s: %w", key, err)
-		}
+	text, err := tx.Meta(createdKey)
+	if err != nil {
+		return v, err
+	}
+	if v.Created, err = time.Parse(time.RFC3339, text); text != "" && err != nil {
+		return v, fmt.Errorf("read %s: %w", createdKey, err)
+	}
+	if v.LastBackup, err = backup.Last(m.cfg.Dir); err != nil {
+		return v, err
 	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(m.cfg.Dir, &st); err == nil {

@@ -29,10 +29,8 @@ const (
 	// pruneEvery and seenEvery pace what is written though nothing happens.
 	pruneEvery = time.Hour
 	seenEvery  = time.Minute
-	// settingsKey and BackupKey are names of single values in the store; the
-	// latter holds when the vault was last backed up (RFC 3339).
+	// settingsKey is the name of a single value in the store.
 	settingsKey = "health-settings"
-	BackupKey   = "last-backup"
 )
 
 // Config of a monitor; all fields but Connected's answers are needed.
