@@ -40,7 +40,7 @@ func TestAppConsistentPoint(t *testing.T) {
 	if err != nil || len(pts.Points) != 1 || pts.Points[0].Name != "x" {
 		t.Errorf("points %+v, %v", pts, err)
 	}
-	l.world.Plan(&controltest.Fault{Command: "CreatePoint", Err: problem.New(problem.GuestNotFrozen, "machine vm1: no agent answers"), Times: 1})
+	l.world.Plan(&controltest.Fault{Gateway: "gw-home", Command: "CreatePoint", Err: problem.New(problem.GuestNotFrozen, "machine vm1: no agent answers"), Times: 1})
 	job := l.operate(lifecycle.CreatePoint, want, rest.JobFailed)
 	if len(job.Errors) == 0 || job.Errors[0].Code != problem.GuestNotFrozen {
 		t.Errorf("job %+v", job)
