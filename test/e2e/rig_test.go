@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -44,7 +45,10 @@ type options struct {
 	// foreign leaves the guests' disks where they were built: the test starts
 	// the machines itself.
 	foreign bool
-	limit   time.Duration // of the whole test; 0 is 5 minutes
+	// alone are guests that no other is a peer of, and whose agents do not
+	// run until the test tells them to.
+	alone []string
+	limit time.Duration // of the whole test; 0 is 5 minutes
 }
 
 // rig is a world with guests and what is known of their history.
@@ -113,7 +117,7 @@ func newRig(t *testing.T, o options) *rig {
 	r.w, err = demo.NewWorld(ctx, demo.WorldConfig{Program: program, Dir: dir, EvidenceDir: filepath.Join(dir, "evidence"), Log: slog.New(slog.DiscardHandler)})
 	must(t, err)
 	for i := range o.guests {
-		r.build(i)
+		r.build(i, slices.Contains(o.alone, o.guests[i]))
 		if !o.foreign {
 			must(t, r.w.AddMachine(ctx, demo.HomeSite, r.built[o.guests[i]]))
 		}
@@ -140,15 +144,17 @@ func (r *rig) sizeCloud(size string) {
 }
 
 // build makes the disks of a guest.
-func (r *rig) build(i int) {
+func (r *rig) build(i int, alone bool) {
 	r.t.Helper()
 	name := r.names[i]
 	b, err := image.NewBuilder(image.Config{CacheDir: os.Getenv("REBOUND_LAB_CACHE"), ModuleDir: "../.."})
 	must(r.t, err)
-	agent, err := r.w.AgentConfig(r.ctx, dr.MachineName(name))
-	must(r.t, err)
-	conf := wire.GuestConfig{Name: name, Collector: r.w.Collector.GuestAddr(), RecordsPerSecond: workRate, Agent: agent}
-	if i > 0 {
+	conf := wire.GuestConfig{Name: name, Collector: r.w.Collector.GuestAddr(), RecordsPerSecond: workRate}
+	if !alone {
+		conf.Agent, err = r.w.AgentConfig(r.ctx, dr.MachineName(name))
+		must(r.t, err)
+	}
+	if i > 0 && !alone {
 		conf.Peer = r.names[0]
 	}
 	r.built[name], err = b.Build(r.ctx, image.Guest{

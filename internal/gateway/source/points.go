@@ -20,7 +20,7 @@ const (
 	pointPatience = 30 * time.Second
 	// freezePatience is how long the guests of a group may take to run their
 	// hooks, write out what they hold in memory and freeze.
-	freezePatience = 20 * time.Second
+	freezePatience = time.Minute
 	// holdPatience is for how long the first frozen guest waits for the
 	// others and for the marker: Windows thaws by itself after about 10 s.
 	holdPatience = 8 * time.Second

@@ -198,6 +198,11 @@ func (c *Collector) SetAgent(guest string, cfg wire.AgentConfig) {
 	c.set(guest, func(s *setting) { s.agent = &cfg })
 }
 
+// ForgetAgent takes a guest's agent configuration back: its next boot gets none.
+func (c *Collector) ForgetAgent(guest string) {
+	c.set(guest, func(s *setting) { s.agent = nil })
+}
+
 func (c *Collector) set(guest string, change func(*setting)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

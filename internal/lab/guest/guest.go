@@ -115,6 +115,7 @@ func (g *guest) live(ctx context.Context) error {
 	wg.Go(func() { netUp <- g.bringUp(ctx) })
 	wg.Go(func() { g.afterNetwork(ctx, netUp, found.State, raw) })
 	wg.Go(func() { g.progress(ctx) })
+	wg.Go(func() { g.runGuestAgent(ctx) })
 	err = g.write(ctx, w)
 	g.book.end()
 	g.con.event(wire.Event{Event: "stopping", Newest: new(w.Newest())})

@@ -6,8 +6,10 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"rebound/internal/dr"
 )
@@ -34,16 +36,20 @@ func (b *Builder) bootPartition(ctx context.Context, fw dr.Firmware) (string, er
 	if err != nil {
 		return "", err
 	}
-	sum, err := hashFiles(initBinary)
+	agent, err := b.guestAgent(ctx)
 	if err != nil {
 		return "", err
 	}
-	key := sha256.Sum256([]byte(sum + cmdline + fmt.Sprint(bootMiB) + recipe))
+	sum, err := hashFiles(append([]string{initBinary}, slices.Sorted(maps.Values(agent))...)...)
+	if err != nil {
+		return "", err
+	}
+	key := sha256.Sum256([]byte(sum + freezeHook + cmdline + fmt.Sprint(bootMiB) + recipe))
 	name := fmt.Sprintf("boot-%s-%s-%s.fat", fw, kernel.release, hex.EncodeToString(key[:6]))
 	return b.cached(name, func(tmp string) error {
 		b.cfg.Logger.Info("making boot partition", "firmware", fw, "kernel", kernel.release)
 		initramfs := filepath.Join(filepath.Dir(tmp), "initrd.img")
-		if err := writeInitramfs(initramfs, kernel, initBinary); err != nil {
+		if err := writeInitramfs(initramfs, kernel, initBinary, agent); err != nil {
 			return err
 		}
 		return makeBoot(ctx, fw, tmp, kernel.image, initramfs)
@@ -51,7 +57,7 @@ func (b *Builder) bootPartition(ctx context.Context, fw dr.Firmware) (string, er
 }
 
 // recipe is changed when the way in which boot partitions are made changes.
-const recipe = "2"
+const recipe = "3"
 
 // makeBoot makes a FAT16 file system at path with kernel, initramfs and boot
 // loader. The hidden sectors are those before the partition, at 1 MiB.

@@ -3,10 +3,14 @@ package image
 import (
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
+
+	"rebound/internal/lab/wire"
 )
 
 // baseModules is what every guest loads: virtio disks and cards, the power
@@ -22,7 +26,7 @@ func scsiModules() []string { return []string{"virtio_scsi", "sd_mod"} }
 // writeInitramfs writes a compressed initramfs: /init, the modules, and the
 // lists modules/base and modules/scsi, which name them in the order to load
 // them in.
-func writeInitramfs(path string, k *kernelFiles, initBinary string) (err error) {
+func writeInitramfs(path string, k *kernelFiles, initBinary string, agent agentFiles) (err error) {
 	f, err := os.Create(path)
 	if err != nil {
 		return fmt.Errorf("create initramfs: %w", err)
@@ -37,7 +41,7 @@ func writeInitramfs(path string, k *kernelFiles, initBinary string) (err error) 
 	if err != nil {
 		return fmt.Errorf("compress initramfs: %w", err)
 	}
-	if err := addFiles(&archive{w: w}, k, initBinary); err != nil {
+	if err := addFiles(&archive{w: w}, k, initBinary, agent); err != nil {
 		return fmt.Errorf("write initramfs: %w", err)
 	}
 	if err := w.Close(); err != nil {
@@ -47,17 +51,18 @@ func writeInitramfs(path string, k *kernelFiles, initBinary string) (err error) 
 }
 
 // addFiles writes the whole archive.
-func addFiles(a *archive, k *kernelFiles, initBinary string) error {
-	for _, dir := range []string{"dev", "proc", "sys", "data0", "data1", "modules"} {
+func addFiles(a *archive, k *kernelFiles, initBinary string, agent agentFiles) error {
+	for _, dir := range []string{"dev", "proc", "sys", "data0", "data1", "modules", "run"} {
 		a.add(entry{name: dir, mode: modeDir | 0o755})
 	}
 	a.add(entry{name: "dev/console", mode: modeChar | 0o600, major: 5, minor: 1})
 	a.addFile("init", 0o755, initBinary)
+	a.addAgent(agent)
 	packed := make(map[string]bool)
 	for _, list := range []struct {
 		name  string
 		wants []string
-	}{{"modules/base", baseModules()}, {"modules/scsi", scsiModules()}} {
+	}{{"modules/base", baseModules()}, {"modules/scsi", scsiModules()}, {"modules/agent", agentModules()}} {
 		order, err := k.loadOrder(list.wants)
 		if err != nil {
 			return err
@@ -73,11 +78,35 @@ func addFiles(a *archive, k *kernelFiles, initBinary string) error {
 	return a.finish()
 }
 
+// addAgent writes the guest agent, its libraries, its hook and the hook's shell.
+func (a *archive) addAgent(files agentFiles) {
+	made := make(map[string]bool)
+	folders := func(path string) {
+		for i, c := range path {
+			if c == '/' && !made[path[:i]] {
+				made[path[:i]] = true
+				a.add(entry{name: path[:i], mode: modeDir | 0o755})
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		folders(name)
+		a.addFile(name, 0o755, files[name])
+	}
+	hook := strings.TrimPrefix(wire.AgentHook, "/")
+	folders(hook)
+	a.add(entry{name: hook, mode: modeFile | 0o755, data: []byte(freezeHook)})
+	for _, tool := range []string{"sh", "mv"} {
+		a.add(entry{name: "bin/" + tool, mode: modeLink | 0o777, data: []byte("busybox")})
+	}
+}
+
 // File types of stat(2).
 const (
 	modeDir  = 0o040000
 	modeFile = 0o100000
 	modeChar = 0o020000
+	modeLink = 0o120000
 )
 
 // entry is one file of an archive.

@@ -29,6 +29,13 @@ const (
 	AgentDir = "agent"
 	// LedgerPath is the ledger's file, on either file system.
 	LedgerPath = "ledger"
+	// HookPath is where the hook of the QEMU guest agent counts its freezes,
+	// on the first file system.
+	HookPath = "frozen"
+	// AgentProgram and AgentHook are the QEMU guest agent and its hook, in
+	// the guest's root.
+	AgentProgram = "/usr/sbin/qemu-ga"
+	AgentHook    = "/etc/qemu/fsfreeze-hook"
 )
 
 // Window is how many reported records a guest lets stand unanswered before it

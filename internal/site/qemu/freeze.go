@@ -26,7 +26,7 @@ const (
 	// thawTime is how long one attempt to thaw may take.
 	thawTime = 5 * time.Second
 	// thawAgain is the time between attempts.
-	thawAgain = 250 * time.Millisecond
+	thawAgain = time.Second
 	// guardMargin is how much later than the driver the guard process acts:
 	// the agent's socket has one user at a time.
 	guardMargin = 2 * time.Second
@@ -244,7 +244,7 @@ func (d *Driver) watchFreeze(name dr.MachineName, f *freeze, within time.Duratio
 	case <-time.After(within):
 	case <-d.ctx.Done():
 	}
-	for {
+	for try := 0; ; try++ {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(d.ctx), thawTime)
 		n, err := f.agent.Thaw(ctx)
 		cancel()
@@ -255,7 +255,9 @@ func (d *Driver) watchFreeze(name dr.MachineName, f *freeze, within time.Duratio
 			d.endFreeze(name, f)
 			return
 		}
-		d.log.Error("a guest may be frozen and does not answer", "machine", name, "error", err)
+		if try%60 == 0 {
+			d.log.Error("a guest may be frozen and does not answer", "machine", name, "error", err)
+		}
 		select {
 		case <-f.over:
 			return
