@@ -120,7 +120,7 @@ func parseMinute(s string) (int, error) {
 }
 
 func parseRate(s string) (int64, error) {
-	number := strings.TrimRight(s, "BKMGbitps/s")
+	number := strings.TrimRight(s, "BKMGbit/s")
 	n, err := strconv.ParseFloat(number, 64)
 	if err != nil || !(n >= 0) {
 		return 0, fmt.Errorf("%q is no rate: want a number with B, KB, MB, GB, Kbit, Mbit or Gbit", s)

@@ -106,11 +106,10 @@ func (b *base) readBlocks(p []byte, off int64) error {
 		return err
 	}
 	var few [16]uint32
-	want := few[:]
-	if n := int(blocksOf(int64(len(p)))); n > len(few) {
+	n := blocksOf(int64(len(p)))
+	want := few[:min(n, int64(len(few)))]
+	if n > int64(len(few)) {
 		want = make([]uint32, n)
-	} else {
-		want = few[:n]
 	}
 	if err := b.sums.read(want, off/sumBlock); err != nil {
 		return err
