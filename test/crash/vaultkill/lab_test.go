@@ -334,9 +334,15 @@ func (l *lab) addMachines() {
 		l.home.do(order{Do: "add", Machine: m})
 		l.home.do(order{Do: "write", Machine: m, Byte: byte(i + 1)})
 	}
+	l.listed("home")
+}
+
+// listed waits until the vault knows that the machines run at a site.
+func (l *lab) listed(at dr.SiteID) {
+	l.t.Helper()
 	l.until("the vault lists the machines", func() bool {
 		for _, m := range members {
-			if got, err := l.c.Machine(l.t.Context(), "home", m); err != nil || got.State != "running" {
+			if got, err := l.c.Machine(l.t.Context(), at, m); err != nil || got.State != "running" {
 				return false
 			}
 		}

@@ -27,6 +27,10 @@ type leg struct {
 	want  rest.JobState // default: succeeded
 	// state is where the group is afterwards.
 	state lifecycle.State
+	// to is the target of a protection; default: cloud. start: the machines
+	// at home were left off and are started first.
+	to    dr.SiteID
+	start bool
 	// main legs are those of the short run.
 	main bool
 }
@@ -61,8 +65,20 @@ func trip() []leg {
 		{op: lifecycle.Reprotect, at: "home", fails: "SetStandby", want: rest.JobFailed, state: lifecycle.Committed},
 		{op: lifecycle.Reprotect, state: lifecycle.Protected},
 		{op: lifecycle.Failback, req: rest.OperationRequest{Mode: "planned"}, at: "cloud", fails: "Quiesce", want: rest.JobFailed, state: lifecycle.Protected},
+		{op: lifecycle.Failback, req: unplanned, at: "home", fails: "StartRecovered", want: rest.JobFailed, state: lifecycle.FailoverFailed},
+		{op: lifecycle.Failback, req: unplanned, state: lifecycle.CommitPending},
+		{op: lifecycle.Commit, state: lifecycle.Committed},
+		{op: lifecycle.Reprotect, state: lifecycle.Protected},
+		// The ends of protection, from each state that has tasks of its own.
 		{op: lifecycle.Disable, state: lifecycle.Unprotected},
+		{op: lifecycle.Protect, at: "cloud", fails: "SetStandby", want: rest.JobFailed, state: lifecycle.Unprotected},
 		{op: lifecycle.Protect, state: lifecycle.Protected},
+		{op: lifecycle.Failover, req: unplanned, at: "cloud", fails: "StartRecovered", want: rest.JobFailed, state: lifecycle.FailoverFailed},
+		{op: lifecycle.Disable, state: lifecycle.Unprotected},
+		{op: lifecycle.Protect, start: true, state: lifecycle.Protected},
+		{op: lifecycle.Failover, req: unplanned, state: lifecycle.CommitPending},
+		{op: lifecycle.CompleteMigration, state: lifecycle.Unprotected},
+		{op: lifecycle.Protect, to: "home", state: lifecycle.Protected},
 		{op: lifecycle.Failover, req: unplanned, state: lifecycle.CommitPending},
 		{op: lifecycle.Disable, state: lifecycle.Unprotected},
 	}
@@ -153,10 +169,19 @@ func (l *lab) begin(g leg) {
 	// An answer that the death of the vault took away is found by the
 	// group's running job.
 	if g.op == lifecycle.Protect {
-		_, _ = l.c.Protect(l.t.Context(), rest.ProtectRequest{Machines: members, To: "cloud", Group: app})
+		_, _ = l.c.Protect(l.t.Context(), g.protection())
 		return
 	}
 	_, _ = l.c.Operate(l.t.Context(), client.GroupTarget(app), g.op, g.req)
+}
+
+// protection is the request of a leg that protects.
+func (g leg) protection() rest.ProtectRequest {
+	r := rest.ProtectRequest{Machines: members, Site: "home", To: "cloud", Group: app}
+	if g.to == "home" {
+		r.Site, r.To = "cloud", "home"
+	}
+	return r
 }
 
 func (l *lab) side(name string) *place {
@@ -183,6 +208,14 @@ func (l *lab) travel(g leg, kill bool) (result, []string, dr.Direction) {
 	l.must(removeKilled(l.dir))
 	l.restart("")
 	l.connected()
+	if g.start {
+		for _, m := range members {
+			l.must(l.c.StartMachine(l.t.Context(), "home", m))
+		}
+	}
+	if g.op == lifecycle.Protect {
+		l.listed(g.protection().Site)
+	}
 	l.effects() // what the leg before left running
 	var before dr.JobID
 	if j, ok := l.lastJob(""); ok {
@@ -259,7 +292,7 @@ func (l *lab) through(g leg, before dr.JobID, kill bool) rest.Job {
 // askAgain repeats a request whose answer got lost, once the vault answers.
 func (l *lab) askAgain(g leg) {
 	if g.op == lifecycle.Protect {
-		_, _ = l.c.Protect(l.t.Context(), rest.ProtectRequest{Machines: members, To: "cloud", Group: app})
+		_, _ = l.c.Protect(l.t.Context(), g.protection())
 	} else if l.allowed(g.op) {
 		_, _ = l.c.Operate(l.t.Context(), client.GroupTarget(app), g.op, g.req)
 	}
