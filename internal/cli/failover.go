@@ -156,6 +156,7 @@ func (a *app) newReprotect() *cobra.Command {
 		long: `Replicate from the site where the machines run now to the other one. The disks that lie
 there are compared, only what differs is sent, and what the old primary had written
 alone stays readable as a point named diverged-….`,
-		example: "  rebound reprotect shop\n  rebound reprotect shop --no-wait",
+		example: "  rebound reprotect shop\n  rebound reprotect shop --master-target gw-home2 --retention-volume big --dry-run",
+		flags:   reprotectFlags,
 	})
 }

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
+	"rebound/internal/control"
 	"rebound/internal/dr"
 	"rebound/internal/gateway"
 	"rebound/internal/problem"
@@ -23,10 +25,13 @@ type serveGateway struct {
 	spoolDir                                       string
 	spoolLimit                                     int64
 	accel, metrics                                 string
+	roles                                          []string
+	datastores, volumes                            map[string]string
+	diskLimit                                      int
 }
 
 func (a *app) newGateway() *cobra.Command {
-	return a.parent("gateway", "Gateways: the data plane of a site", "  rebound gateway list\n  rebound gateway serve --help", a.newGatewayServe(), a.newGatewayRejoin())
+	return a.parent("gateway", "Gateways: the data plane of a site", "  rebound gateway list\n  rebound gateway serve --help", a.newGatewayServe(), a.newGatewayRejoin(), a.newGatewayPrerequisites())
 }
 
 func (a *app) newGatewayServe() *cobra.Command {
@@ -51,6 +56,10 @@ starts need only --dir.`,
 	f.StringVar(&o.dir, "dir", "/var/lib/rebound/gateway", "directory for journals and state")
 	f.StringVar(&o.runDir, "run-dir", "", "directory for sockets; its path is at most 60 bytes (default: DIR/run)")
 	f.StringVar(&o.datastore, "datastore", "", "directory of the site's machines (default: DIR/datastore)")
+	f.StringSliceVar(&o.roles, "roles", nil, "the parts that the gateway takes: process-server, master-target (default: both)")
+	f.StringToStringVar(&o.datastores, "more-datastores", nil, "further directories for disks, NAME=DIR")
+	f.StringToStringVar(&o.volumes, "retention-volume", nil, "further directories for journals, NAME=DIR, each on a volume of its own")
+	f.IntVar(&o.diskLimit, "disk-limit", control.DefaultDiskLimit, "how many disks the master target takes")
 	f.StringVar(&o.spoolDir, "spool-dir", "", "directory for what a slow or broken link holds up (default: DIR/spool)")
 	f.Int64Var(&o.spoolLimit, "spool-limit", 16<<10, "MiB that the spool of one group may take; 0 keeps none: a long outage then leaves a hole in the history")
 	f.StringVar(&o.listen, "listen", ":9443", "address to take streams on")
@@ -79,6 +88,11 @@ func (o *serveGateway) complete() error {
 	}
 	if o.datastore, err = filepath.Abs(cmp.Or(o.datastore, filepath.Join(dir, "datastore"))); err != nil {
 		return usageError{fmt.Errorf("--datastore: %w", err)}
+	}
+	for _, r := range o.roles {
+		if !slices.Contains(control.Roles(), control.Role(r)) {
+			return usageError{fmt.Errorf("--roles: %q is neither process-server nor master-target", r)}
+		}
 	}
 	if len(o.runDir) > maxRunDir {
 		return usageError{fmt.Errorf("--run-dir %q has %d bytes, at most %d fit before the names of sockets", o.runDir, len(o.runDir), maxRunDir)}
@@ -110,7 +124,7 @@ func (a *app) runGateway(ctx context.Context, o serveGateway) error {
 	if err != nil {
 		return fmt.Errorf("find own program: %w", err)
 	}
-	driver, err := qemu.New(qemu.Config{Dir: o.datastore, Accel: o.accel, Logger: log, ThawGuard: []string{exe, "thaw-guard"}})
+	driver, err := qemu.New(qemu.Config{Dir: o.datastore, Datastores: o.moreDatastores(), Accel: o.accel, Logger: log, ThawGuard: []string{exe, "thaw-guard"}})
 	if err != nil {
 		return err
 	}
@@ -123,6 +137,7 @@ func (a *app) runGateway(ctx context.Context, o serveGateway) error {
 		Name: enr.Name, Site: enr.Site, Dir: o.dir, RunDir: o.runDir, VaultAddr: vault,
 		DataListen: o.listen, DataAddr: o.dataAddr, Identity: holder, Driver: driver, Version: Version, Metrics: o.metrics, Recent: a.recent,
 		CaptureArgv: []string{exe, "--log-level", a.logLevel, "--log-format", a.logFormat, "capture"}, Log: log.With("gateway", enr.Name),
+		Roles: o.gatewayRoles(), RetentionVolumes: o.retentionVolumes(), DiskLimit: o.diskLimit,
 		SpoolDir: o.spoolDir, SpoolLimits: o.spoolLimits(),
 	})
 	if err != nil {

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -14,7 +15,7 @@ func TestGatewayPathsAreAbsolute(t *testing.T) {
 		{serveGateway{dir: "gw"}, serveGateway{dir: "/gw", runDir: "/gw/run", datastore: "/gw/datastore"}},
 		{serveGateway{dir: "/a", runDir: "r", datastore: "d/../e"}, serveGateway{dir: "/a", runDir: "/r", datastore: "/e"}},
 	} {
-		if err := c.in.complete(); err != nil || c.in != c.want {
+		if err := c.in.complete(); err != nil || !reflect.DeepEqual(c.in, c.want) {
 			t.Errorf("%+v, %v; want %+v", c.in, err, c.want)
 		}
 	}

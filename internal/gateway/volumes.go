@@ -64,9 +64,9 @@ func (g *Gateway) checkVolume(name string) error {
 // volumes tries every retention volume. The default one is the gateway's own
 // directory, so that it alone may lie on the volume of state and spool.
 func (g *Gateway) volumes() []control.RetentionVolume {
-	out := []control.RetentionVolume{tryVolume(control.DefaultVolume, g.cfg.Dir, "")}
+	out := []control.RetentionVolume{tryVolume(control.DefaultVolume, g.cfg.Dir)}
 	for _, v := range g.cfg.RetentionVolumes {
-		out = append(out, tryVolume(v.Name, v.Dir, g.cfg.Dir))
+		out = append(out, tryVolume(v.Name, v.Dir, g.cfg.SpoolDir, g.cfg.Dir))
 	}
 	return out
 }
@@ -75,17 +75,17 @@ func (g *Gateway) volumes() []control.RetentionVolume {
 // Site Recovery's of retention drives: there, writable, not FAT, not the
 // volume of the cache, not of size zero. Memory is refused too, since a journal
 // must outlive the host.
-func tryVolume(name, dir, spool string) control.RetentionVolume {
+func tryVolume(name, dir string, own ...string) control.RetentionVolume {
 	v := control.RetentionVolume{Name: name, Path: dir}
-	if err := lookAtVolume(&v, spool); err != nil {
+	if err := lookAtVolume(&v, own); err != nil {
 		v.Trouble = err.Error()
 	}
 	return v
 }
 
 // lookAtVolume fills in what a volume is, and returns why it cannot be used.
-// An empty spool compares with nothing.
-func lookAtVolume(v *control.RetentionVolume, spool string) error {
+// own are the folders of state and spool, with whose volumes it is compared.
+func lookAtVolume(v *control.RetentionVolume, own []string) error {
 	st, err := os.Stat(v.Path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -101,7 +101,7 @@ func lookAtVolume(v *control.RetentionVolume, spool string) error {
 	}
 	v.FileSystem = fileSystem(int64(sf.Type))
 	v.FreeBytes, v.TotalBytes = int64(sf.Bavail)*sf.Bsize, int64(sf.Blocks)*sf.Bsize
-	if spool != "" {
+	for _, spool := range own {
 		same, err := sameVolume(v.Path, spool)
 		if err != nil {
 			return err

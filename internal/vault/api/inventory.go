@@ -59,6 +59,7 @@ func (s *Server) inventoryRoutes(api huma.API) {
 		return listOf(out), err
 	})
 	add(api, route("GET", "/gateways/{gateway}", "show-gateway", "Show a gateway"), s.showGateway)
+	add(api, route("GET", "/gateways/{gateway}/prerequisites", "gateway-prerequisites", "Ask a gateway what it has for a reprotect"), s.gatewayPrerequisites)
 	enroll := route("POST", "/gateways", "enroll-gateway", "Announce a gateway and get its one-time passphrase")
 	enroll.DefaultStatus = 201
 	add(api, enroll, s.announceGateway)

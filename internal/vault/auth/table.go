@@ -78,13 +78,15 @@ func Routes() map[string]Need {
 		"create-site": {Role: Contributor},
 		"delete-site": {Role: Contributor},
 
-		"list-gateways":  {Role: Reader},
-		"show-gateway":   {Role: Reader},
-		"enroll-gateway": {Role: Owner},
-		"revoke-gateway": {Role: Owner},
-		"enroll-agent":   {Role: Owner},
-		"revoke-agent":   {Role: Owner},
-		"adopt":          {Role: Owner},
+		"list-gateways": {Role: Reader},
+		"show-gateway":  {Role: Reader},
+		// It opens connections, and so is no mere look.
+		"gateway-prerequisites": {Role: Operator},
+		"enroll-gateway":        {Role: Owner},
+		"revoke-gateway":        {Role: Owner},
+		"enroll-agent":          {Role: Owner},
+		"revoke-agent":          {Role: Owner},
+		"adopt":                 {Role: Owner},
 
 		"list-machines":    {Role: Reader},
 		"show-machine":     {Role: Reader},

@@ -264,6 +264,11 @@ func (c *Client) Gateway(ctx context.Context, id dr.GatewayID) (rest.Gateway, er
 	return get[rest.Gateway](ctx, c, "/gateways/"+seg(id), nil)
 }
 
+// Prerequisites asks a gateway now what it has for a reprotect.
+func (c *Client) Prerequisites(ctx context.Context, id dr.GatewayID) (rest.Prerequisites, error) {
+	return get[rest.Prerequisites](ctx, c, "/gateways/"+seg(id)+"/prerequisites", nil)
+}
+
 // EnrollGateway announces a gateway, or gives an announced or enrolled one a
 // new passphrase.
 func (c *Client) EnrollGateway(ctx context.Context, g rest.NewGateway) (rest.Enrollment, error) {
