@@ -188,6 +188,8 @@ func rowAgentBoundary(l *lab) {
 	l.refuses(lifecycle.Reprotect, rest.OperationRequest{}, problem.AgentNotInstalled, "did not register", "Install or start the agent")
 	one("boot-2")
 	two("boot-2")
+	l.home.SetClock(0)
+	l.cloud.SetClock(0)
 	l.clock.Store(nil)
 	l.until("the gateways are heard again", func() bool { return l.allowed(lifecycle.Reprotect) })
 	l.reprotected(rest.OperationRequest{})

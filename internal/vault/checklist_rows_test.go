@@ -426,5 +426,10 @@ func rowTestFailover(l *lab) {
 	l.operate(lifecycle.Failover, rest.OperationRequest{Mode: "planned"})
 }
 
-// at freezes the vault's clock.
-func (l *lab) at(t time.Time) { l.clock.Store(&t) }
+// at freezes the vault's clock; the gateways' go with it, so that nobody's is
+// off.
+func (l *lab) at(t time.Time) {
+	l.home.SetClock(time.Until(t))
+	l.cloud.SetClock(time.Until(t))
+	l.clock.Store(&t)
+}
