@@ -49,8 +49,9 @@ func Gone(err error) bool {
 
 const (
 	// pingTime is how long an agent may take to answer a synchronisation.
-	// An idle one does so within milliseconds, also on a busy host.
-	pingTime = 5 * time.Second
+	// An idle one does so within milliseconds; an emulated guest on a busy
+	// host may take seconds.
+	pingTime = 10 * time.Second
 	// maxAnswer bounds an answer, in bytes.
 	maxAnswer = 1 << 20
 	// delimiter goes before the answer to a guest-sync-delimited. It is no

@@ -60,8 +60,7 @@ func TestAppConsistentPoints(t *testing.T) {
 		}
 		return nil
 	})
-	job := r.operate(lifecycle.CreatePoint, rest.OperationRequest{Name: "month end", AppConsistent: true})
-	named := pointOf(t, job)
+	named := r.appPoint(client.GroupTarget(group), "month end")
 	if named.Kind != dr.AppConsistent || named.Name != "month end" {
 		t.Errorf("point %+v", named)
 	}
@@ -80,6 +79,27 @@ func TestAppConsistentPoints(t *testing.T) {
 	for _, name := range r.names {
 		r.noGuestErrors(demo.HomeSite, name)
 	}
+}
+
+// appPoint makes an application-consistent point. The agent of a guest that has
+// just booted may not run yet.
+func (r *rig) appPoint(of client.Target, name string) (p dr.Point) {
+	r.t.Helper()
+	r.until("an application-consistent point of "+fmt.Sprint(of), func() error {
+		job, err := r.w.Client.Operate(r.ctx, of, lifecycle.CreatePoint, rest.OperationRequest{Name: name, AppConsistent: true})
+		if err == nil {
+			job, err = r.w.Client.WaitJob(r.ctx, job.ID, nil)
+		}
+		if err != nil {
+			return err
+		}
+		if job.State != rest.JobSucceeded && job.State != rest.JobWarning {
+			return fmt.Errorf("%v", job.Errors)
+		}
+		p = pointOf(r.t, job)
+		return nil
+	})
+	return p
 }
 
 // pointOf is the point that a create-point job made.
