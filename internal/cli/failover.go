@@ -150,13 +150,23 @@ What the recovered machines wrote since their start is lost.`,
 }
 
 func (a *app) newReprotect() *cobra.Command {
+	var values string
 	return a.newOperation(operation{
 		op: lifecycle.Reprotect, use: "reprotect",
 		short: "Replicate the other way after a commit",
 		long: `Replicate from the site where the machines run now to the other one. The disks that lie
 there are compared, only what differs is sent, and what the old primary had written
 alone stays readable as a point named diverged-….`,
-		example: "  rebound reprotect shop\n  rebound reprotect shop --master-target gw-home2 --retention-volume big --dry-run",
-		flags:   reprotectFlags,
+		example: "  rebound reprotect shop\n  rebound reprotect shop --master-target gw-home2 --retention-volume big --dry-run\n  rebound reprotect plan/shop --plan-values values.yaml",
+		flags: func(cmd *cobra.Command, req *rest.OperationRequest) {
+			reprotectFlags(cmd, req)
+			cmd.Flags().StringVar(&values, "plan-values", "", "of a plan: YAML file with what differs, by item or group/NAME")
+		},
+		check: func(req *rest.OperationRequest) error {
+			if values == "" {
+				return nil
+			}
+			return a.readStrict(values, &req.Values)
+		},
 	})
 }

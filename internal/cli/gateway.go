@@ -13,6 +13,7 @@ import (
 	"rebound/internal/control"
 	"rebound/internal/dr"
 	"rebound/internal/gateway"
+	"rebound/internal/gateway/runbook"
 	"rebound/internal/problem"
 	"rebound/internal/site/qemu"
 	"rebound/internal/spool"
@@ -24,7 +25,7 @@ type serveGateway struct {
 	passphrase, caFile                             string
 	spoolDir                                       string
 	spoolLimit                                     int64
-	accel, metrics                                 string
+	accel, metrics, scripts                        string
 	roles                                          []string
 	datastores, volumes                            map[string]string
 	diskLimit                                      int
@@ -67,6 +68,7 @@ starts need only --dir.`,
 	f.StringVar(&o.passphrase, "passphrase", "", "one-time passphrase of the enrolment (default: $REBOUND_PASSPHRASE)")
 	f.StringVar(&o.caFile, "vault-ca", "", "file with the vault's certificate (first start)")
 	f.StringVar(&o.metrics, "metrics", "", "address for the metrics of gateway and captures, without TLS and token, such as 127.0.0.1:9101")
+	f.StringVar(&o.scripts, "scripts", "any", "which scripts of recovery plans may run here: any, folder (those in the folder scripts of --dir) or none")
 	f.StringVar(&o.accel, "accel", "", "kvm or tcg (default: what is proven to work)")
 	return cmd
 }
@@ -138,7 +140,7 @@ func (a *app) runGateway(ctx context.Context, o serveGateway) error {
 		DataListen: o.listen, DataAddr: o.dataAddr, Identity: holder, Driver: driver, Version: Version, Metrics: o.metrics, Recent: a.recent,
 		CaptureArgv: []string{exe, "--log-level", a.logLevel, "--log-format", a.logFormat, "capture"}, Log: log.With("gateway", enr.Name),
 		Roles: o.gatewayRoles(), RetentionVolumes: o.retentionVolumes(), DiskLimit: o.diskLimit,
-		SpoolDir: o.spoolDir, SpoolLimits: o.spoolLimits(),
+		SpoolDir: o.spoolDir, SpoolLimits: o.spoolLimits(), Scripts: runbook.Scripts(o.scripts),
 	})
 	if err != nil {
 		return err

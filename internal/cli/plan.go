@@ -132,10 +132,9 @@ func actionRows(t *table, label string, list []rest.PlanAction) {
 	}
 }
 
-// readPlan reads a plan's document, YAML or JSON; "-" is the standard input.
-// A field that the plan does not know is an error, and no typing mistake is lost.
-func (a *app) readPlan(path string) (rest.Plan, error) {
-	var p rest.Plan
+// readStrict reads a file, YAML or JSON; "-" is the standard input. A field that
+// is not known is an error: no typing mistake is lost.
+func (a *app) readStrict(path string, into any) error {
 	var b []byte
 	var err error
 	if path == "-" {
@@ -144,21 +143,21 @@ func (a *app) readPlan(path string) (rest.Plan, error) {
 		b, err = os.ReadFile(path)
 	}
 	if err != nil {
-		return p, usageError{err}
+		return usageError{err}
 	}
 	var plain any
 	if err := yaml.Unmarshal(b, &plain); err != nil {
-		return p, usageError{fmt.Errorf("%s: %w", path, err)}
+		return usageError{fmt.Errorf("%s: %w", path, err)}
 	}
 	if b, err = json.Marshal(plain); err != nil {
-		return p, usageError{fmt.Errorf("%s: %w", path, err)}
+		return usageError{fmt.Errorf("%s: %w", path, err)}
 	}
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(&p); err != nil {
-		return p, usageError{fmt.Errorf("%s: %w", path, err)}
+	if err := dec.Decode(into); err != nil {
+		return usageError{fmt.Errorf("%s: %w", path, err)}
 	}
-	return p, nil
+	return nil
 }
 
 const planFileHelp = "The file is YAML or JSON; '-' reads the standard input. docs/plans.md has an example."
@@ -184,8 +183,8 @@ func (a *app) newPlanWrite(use, short string, do func(*client.Client, context.Co
 			if file == "" {
 				return usageError{errors.New("-f FILE is missing")}
 			}
-			p, err := a.readPlan(file)
-			if err != nil {
+			var p rest.Plan
+			if err := a.readStrict(file, &p); err != nil {
 				return err
 			}
 			return a.withClient(func(c *client.Client) error {

@@ -189,6 +189,15 @@ func (o *Orchestrator) mayBegin(tx *store.Tx, g *store.Group, j store.Job) error
 func childRequest(req rest.OperationRequest, spec *store.PlanSpec, group dr.GroupID) (rest.OperationRequest, error) {
 	values := req.Values
 	req.Values = nil
+	// A copy of its own: what is merged into it must not reach other groups.
+	b, err := json.Marshal(req)
+	if err == nil {
+		req = rest.OperationRequest{}
+		err = json.Unmarshal(b, &req)
+	}
+	if err != nil {
+		return req, fmt.Errorf("copy the request: %w", err)
+	}
 	var members []store.PlanMember
 	for _, m := range spec.Members {
 		if m.Group == group {
@@ -202,6 +211,11 @@ func childRequest(req rest.OperationRequest, spec *store.PlanSpec, group dr.Grou
 		case dr.LatestMultiVMApp:
 			req.Point = dr.LatestApp
 		}
+	}
+	if req.Reprotect != nil {
+		maps.DeleteFunc(req.Reprotect.Machines, func(name dr.MachineName, _ rest.ReprotectTarget) bool {
+			return !slices.ContainsFunc(members, func(m store.PlanMember) bool { return m.Machine == name })
+		})
 	}
 	keys := []string{groupPrefix + string(group)}
 	for _, m := range members {

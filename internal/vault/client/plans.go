@@ -54,7 +54,7 @@ func (c *Client) PlanReport(ctx context.Context, id dr.PlanID, run int) (rest.Pl
 
 // PlanReportPage writes the report of one run as an HTML page.
 func (c *Client) PlanReportPage(ctx context.Context, id dr.PlanID, run int, to io.Writer) error {
-	return c.copy(ctx, reportPath(id, run)+"?format=html", to)
+	return c.copy(ctx, rest.Prefix+reportPath(id, run)+"?format=html", to)
 }
 
 func reportPath(id dr.PlanID, run int) string {
