@@ -76,10 +76,10 @@ groups:
     before:
       - name: check the data
         when: [forward]
-        manual: {text: Look at the data machines.}
+        manual: {text: "Look at the data machines."}
       - name: open the doors
         when: [forward]
-        approval: {text: May the front start?, role: operator}
+        approval: {text: "May the front start?", role: operator}
 `
 
 // TestPlan takes four machines there and home again by a recovery plan, from
