@@ -174,11 +174,13 @@ func TestConditionsComeAndGo(t *testing.T) {
 	}
 }
 
-// TestStandbyMachineStartedByHand: both sites run the machine.
+// TestStandbyMachineStartedByHand: both sites run the machine, and its gateway
+// fails to stop it.
 func TestStandbyMachineStartedByHand(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	l.protected()
+	l.cloud.Stick("vm1", true)
 	l.cloud.Power("vm1", site.Running)
 	c := l.appears("StaleMachineRunning")
 	if c.Severity != "critical" || c.Object.Item != "vm1" {

@@ -19,6 +19,8 @@ import (
 // Gateway is one gateway of a world. Its Commands are those that reach its
 // server; Run connects it to a vault.
 type Gateway struct {
+	// stuck machines cannot be stopped by their gateway.
+	stuck map[dr.MachineName]bool
 	id     dr.GatewayID
 	site   dr.SiteID
 	world  *World

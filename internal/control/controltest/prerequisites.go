@@ -160,7 +160,7 @@ func (g *Gateway) powerOffStale(want control.DesiredGroup) {
 		return
 	}
 	for _, name := range want.Machines {
-		if m := g.machines[name]; m != nil && m.view == nil && m.m.State != site.Off {
+		if m := g.machines[name]; m != nil && !g.stuck[name] && m.view == nil && m.m.State != site.Off {
 			m.m.State = site.Off
 			g.events = append(g.events, control.Event{Time: g.world.now(), Code: "StalePrimaryPoweredOff", Severity: "critical", Group: want.Group, Machine: name, Text: "powered off: its group is active elsewhere"})
 		}

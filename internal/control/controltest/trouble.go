@@ -38,3 +38,13 @@ func (g *Gateway) Power(name dr.MachineName, state site.PowerState) {
 	defer g.world.mu.Unlock()
 	g.machines[name].m.State = state
 }
+
+// Stick makes a machine one that its gateway cannot stop, or ends that.
+func (g *Gateway) Stick(name dr.MachineName, on bool) {
+	g.world.mu.Lock()
+	defer g.world.mu.Unlock()
+	if g.stuck == nil {
+		g.stuck = map[dr.MachineName]bool{}
+	}
+	g.stuck[name] = on
+}

@@ -14,14 +14,15 @@ import (
 	"rebound/internal/vault/store"
 )
 
-type conditionsIn struct {
+// ConditionsIn filters conditions; huma reads embedded structs only when exported.
+type ConditionsIn struct {
 	Object   string        `query:"object" doc:"a name, or KIND/NAME: what is open on it and on what belongs to it"`
 	Code     string        `query:"code"`
 	Severity rest.Severity `query:"severity" enum:"info,warning,critical"`
 }
 
 type historyIn struct {
-	conditionsIn
+	ConditionsIn
 	Before int64 `query:"before" minimum:"0" doc:"only occurrences with a lower id"`
 	Limit  int   `query:"limit" minimum:"0" maximum:"10000"`
 }
@@ -33,7 +34,7 @@ type ConditionIn struct {
 
 func (s *Server) healthRoutes(api huma.API) {
 	add(api, route("GET", "/health", "show-health", "Show the health of everything, and what is open"), s.showHealth)
-	add(api, route("GET", "/health/conditions", "list-conditions", "List the open conditions"), func(_ context.Context, in *conditionsIn) (*reply[rest.List[rest.Condition]], error) {
+	add(api, route("GET", "/health/conditions", "list-conditions", "List the open conditions"), func(_ context.Context, in *ConditionsIn) (*reply[rest.List[rest.Condition]], error) {
 		open, _ := s.Health.Conditions()
 		return listOf(in.choose(open)), nil
 	})
@@ -75,7 +76,7 @@ func (s *Server) healthRoutes(api huma.API) {
 }
 
 // choose filters a list of conditions.
-func (in *conditionsIn) choose(list []rest.Condition) []rest.Condition {
+func (in *ConditionsIn) choose(list []rest.Condition) []rest.Condition {
 	out := []rest.Condition{}
 	for _, c := range list {
 		if (in.Object == "" || health.IsNamed(&c.Object, in.Object)) && (in.Code == "" || c.Code == in.Code) && (in.Severity == "" || c.Severity == in.Severity) {
