@@ -203,13 +203,17 @@ func (c *checklist) choice(t client.Target, op lifecycle.Operation, sel dr.Point
 func (c *checklist) machines(at dr.SiteID, want site.PowerState, names ...dr.MachineName) {
 	c.t.Helper()
 	for _, n := range names {
-		m, err := c.w.Client.Machine(c.ctx, at, n)
-		switch {
-		case want == "" && !problem.HasCode(err, problem.UnknownMachine):
-			c.t.Errorf("%s is at %s: %s, %v", n, at, m.State, err)
-		case want != "" && (err != nil || m.State != want):
-			c.t.Errorf("%s at %s is %s, want %s: %v", n, at, m.State, want, err)
-		}
+		// The vault hears of it with the gateway's next report.
+		c.until(fmt.Sprintf("%s at %s is %q", n, at, want), func() error {
+			m, err := c.w.Client.Machine(c.ctx, at, n)
+			switch {
+			case want == "" && !problem.HasCode(err, problem.UnknownMachine):
+				return fmt.Errorf("it is %s (%v)", m.State, err)
+			case want != "" && (err != nil || m.State != want):
+				return fmt.Errorf("it is %s (%v)", m.State, err)
+			}
+			return nil
+		})
 	}
 }
 
