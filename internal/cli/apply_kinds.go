@@ -34,7 +34,7 @@ type object struct {
 
 // kinds returns all, in the order in which they depend on each other.
 func kinds() []*kind {
-	return []*kind{siteKind(), policyKind(), mappingKind(), groupKind(), settingsKind()}
+	return []*kind{siteKind(), policyKind(), mappingKind(), groupKind(), settingsKind(), planKind()}
 }
 
 func objects[T any](list []T, err error, id func(T) string) ([]object, error) {
@@ -131,6 +131,27 @@ func mappingKind() *kind {
 		},
 		remove: func(ctx context.Context, c *client.Client, id string) error {
 			return c.DeleteMapping(ctx, dr.MappingID(id))
+		},
+	}
+}
+
+func planKind() *kind {
+	return &kind{
+		name: "plan", key: "id", prune: true, want: plainly[rest.Plan],
+		list: func(ctx context.Context, c *client.Client) ([]object, error) {
+			views, err := c.Plans(ctx)
+			plans := make([]rest.Plan, len(views))
+			for i, v := range views {
+				plans[i] = v.Plan
+			}
+			return objects(plans, err, func(p rest.Plan) string { return string(p.ID) })
+		},
+		put: func(ctx context.Context, _ *app, c *client.Client, want, _ any) error {
+			_, err := c.PutPlan(ctx, want.(rest.Plan))
+			return err
+		},
+		remove: func(ctx context.Context, c *client.Client, id string) error {
+			return c.DeletePlan(ctx, dr.PlanID(id))
 		},
 	}
 }

@@ -40,7 +40,7 @@ one moment, the authority with its key, the first token. Run it on the vault's h
 The file lets its holder act as the vault. It is encrypted when there is a passphrase
 (--passphrase-file, or $REBOUND_BACKUP_PASSPHRASE), in the format of age. Without one keep it
 as you keep the vault's own directory.`,
-		Example: `  rebound vault backup --dir /var/lib/rebound/vault --out /backup/vault-$(date +%F).rbk \
+		Example: `  rebound vault backup --dir /var/lib/rebound/vault --out /backup/vault-2026-05-01.rbk \
       --passphrase-file /etc/rebound/backup-passphrase`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

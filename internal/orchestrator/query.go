@@ -11,11 +11,19 @@ import (
 // JobsWhere lists jobs, newest first unless asked otherwise.
 func (o *Orchestrator) JobsWhere(ctx context.Context, f store.JobFilter) ([]rest.Job, error) {
 	var rows []store.Job
-	err := o.store.View(ctx, func(tx *store.Tx) (err error) { rows, err = tx.JobsWhere(f); return err })
-	out := make([]rest.Job, len(rows))
-	for i, j := range rows {
-		out[i] = o.present(j)
-	}
+	var out []rest.Job
+	err := o.store.View(ctx, func(tx *store.Tx) (err error) {
+		if rows, err = tx.JobsWhere(f); err != nil {
+			return err
+		}
+		out = make([]rest.Job, len(rows))
+		for i, j := range rows {
+			if out[i], err = o.presentPlan(tx, j); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 	return out, err
 }
 

@@ -16,7 +16,7 @@ const (
 )
 
 var (
-	behaviourRow = regexp.MustCompile("^\\| ([SN]\\d\\d) \\|.*\\| ([^|]*) \\| (qemu|fake|open) \\|$")
+	behaviourRow = regexp.MustCompile(`^\| ([SN]\d\d) \|.*\| ([^|]*) \| (qemu|fake|open) \|$`)
 	testName     = regexp.MustCompile("`(Test[A-Za-z0-9]*)(?:/([A-Za-z0-9_]+))?`")
 )
 

@@ -20,7 +20,7 @@ import (
 // server; Run connects it to a vault.
 type Gateway struct {
 	// stuck machines cannot be stopped by their gateway.
-	stuck map[dr.MachineName]bool
+	stuck  map[dr.MachineName]bool
 	id     dr.GatewayID
 	site   dr.SiteID
 	world  *World

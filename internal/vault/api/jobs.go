@@ -76,6 +76,9 @@ func (s *Server) status(ctx context.Context, _ *struct{}) (*reply[rest.Status], 
 			return err
 		}
 		jobs, err := tx.OpenJobs()
+		if err != nil {
+			return err
+		}
 		out.Sites, out.Machines = len(sites), len(machines)
 		for _, g := range gws {
 			if g.State != "revoked" {
@@ -93,7 +96,7 @@ func (s *Server) status(ctx context.Context, _ *struct{}) (*reply[rest.Status], 
 		for _, j := range jobs {
 			out.RunningJobs = append(out.RunningJobs, j.ID)
 		}
-		return err
+		return nil
 	})
 	return &reply[rest.Status]{out}, err
 }

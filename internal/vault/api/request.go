@@ -42,8 +42,6 @@ type request struct {
 	// For the audit log.
 	operation, object string
 	dryRun, replayed  bool
-	// claim is set when the request has an idempotency key.
-	claim *store.Claim
 }
 
 type requestKey struct{}

@@ -1,6 +1,8 @@
 package auth
 
 import (
+	"maps"
+
 	"rebound/internal/lifecycle"
 )
 
@@ -68,6 +70,14 @@ type Need struct {
 // Routes is the one table of who may call what: a row for each operation id of
 // the REST API. The server refuses to start with a route that has no row here.
 func Routes() map[string]Need {
+	all := map[string]Need{}
+	for _, part := range []map[string]Need{siteRoutes(), healthRoutes(), settingRoutes(), itemRoutes(), accessRoutes()} {
+		maps.Copy(all, part)
+	}
+	return all
+}
+
+func siteRoutes() map[string]Need {
 	return map[string]Need{
 		"status":       {Role: Reader},
 		"list-events":  {Role: Reader},
@@ -94,7 +104,11 @@ func Routes() map[string]Need {
 		"stop-machine":     {Role: Operator},
 		"import-machine":   {Role: Contributor},
 		"protect-machines": {Role: Contributor},
+	}
+}
 
+func healthRoutes() map[string]Need {
+	return map[string]Need{
 		"show-health":            {Role: Reader},
 		"list-conditions":        {Role: Reader},
 		"list-condition-history": {Role: Reader},
@@ -114,7 +128,11 @@ func Routes() map[string]Need {
 		"test-webhook":    {Role: Contributor},
 		"retry-webhook":   {Role: Contributor},
 		"list-deliveries": {Role: Contributor},
+	}
+}
 
+func settingRoutes() map[string]Need {
+	return map[string]Need{
 		"list-policies": {Role: Reader},
 		"show-policy":   {Role: Reader},
 		"put-policy":    {Role: Contributor},
@@ -129,7 +147,11 @@ func Routes() map[string]Need {
 		"delete-mapping":     {Role: Contributor},
 		"show-item-settings": {Role: Reader},
 		"put-item-settings":  {Role: Contributor},
+	}
+}
 
+func itemRoutes() map[string]Need {
+	return map[string]Need{
 		"list-items":    {Role: Reader},
 		"show-item":     {Role: Reader},
 		"item-rpo":      {Role: Reader},
@@ -157,7 +179,11 @@ func Routes() map[string]Need {
 		"list-jobs":  {Role: Reader},
 		"show-job":   {Role: Reader},
 		"act-on-job": {Role: Operator, PerOperation: true},
+	}
+}
 
+func accessRoutes() map[string]Need {
+	return map[string]Need{
 		"create-session": {Public: true},
 		"show-session":   {Role: Reader},
 		"delete-session": {Role: Reader},

@@ -49,7 +49,7 @@ func TestCertificatesRotate(t *testing.T) {
 	})
 	l.until("the first certificates have ended", func() bool { return time.Since(begin) > life })
 	l.home.do(order{Do: "write", Machine: "web", Byte: 77})
-	var now = first.RPO.Confirmed
+	now := first.RPO.Confirmed
 	l.until("writes arrive", func() bool {
 		g, err := l.group()
 		now = g.RPO.Confirmed
