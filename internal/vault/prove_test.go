@@ -145,6 +145,7 @@ func TestCommitWhileTheCloudMachineRuns(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	l.failedBack()
+	l.cloud.Stick("vm1", true) // its gateway would power it off
 	l.cloud.SetPower("vm1", site.Running)
 	l.until("the vault sees it", func() bool { return !l.allowed(lifecycle.Commit) })
 	_, err := l.c.Operate(t.Context(), client.GroupTarget("app"), lifecycle.Commit, rest.OperationRequest{})
