@@ -534,7 +534,7 @@ func TestPagesFiltersAndOrder(t *testing.T) {
 func TestStream(t *testing.T) {
 	l := newLab(t)
 	tok := l.user("alice", auth.Reader)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	ch := make(chan rest.Change, 1000)
 	opened := make(chan struct{}, 10)
