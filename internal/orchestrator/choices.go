@@ -182,8 +182,13 @@ func (o *Orchestrator) preflight(ctx context.Context, s StartRequest) (foreknown
 	}
 	out := newDryRun(s.Operation, string(s.Group))
 	switch {
-	case s.Operation == lifecycle.Commit && lifecycle.RulesFor(r.group.Direction).CommitDeletesSource:
-		err = r.foreseeDeletions(ctx, r.source(), !r.policy.DropSeed, &out)
+	case s.Operation == lifecycle.Commit:
+		if lifecycle.State(r.job.FromState) != lifecycle.Committing {
+			r.losePoints(ctx, &out)
+		}
+		if lifecycle.RulesFor(r.group.Direction).CommitDeletesSource {
+			err = r.foreseeDeletions(ctx, r.source(), !r.policy.DropSeed, &out)
+		}
 	case s.Operation == lifecycle.Disable:
 		err = foreseeDisable(ctx, r, &out)
 	case s.Operation == lifecycle.TestCleanup:

@@ -84,7 +84,7 @@ func TestCommitNeedsEvidence(t *testing.T) {
 	if got["vm1"] != "probe;" || got["vm2"] != "agent;" {
 		t.Errorf("proofs %v", got)
 	}
-	if len(job.Deletes) != 2 || !strings.Contains(job.Deletes[0], "vm1") {
+	if all := strings.Join(job.Deletes, "; "); len(job.Deletes) != 3 || !strings.Contains(all, "vm1") || !strings.Contains(all, "recovery points") {
 		t.Errorf("the job deletes %v", job.Deletes)
 	}
 	if _, _, ok := l.cloud.Content("vm1"); ok {
