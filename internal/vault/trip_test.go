@@ -125,7 +125,7 @@ func (l *lab) failback() {
 	if i < 0 || job.Tasks[i].Result["deletes"] == nil {
 		l.t.Error("the job does not record what it deleted")
 	}
-	if len(job.Deletes) != 2 {
+	if len(job.Deletes) != 3 {
 		l.t.Errorf("the answer to the commit said that it deletes %v", job.Deletes)
 	}
 	if _, _, ok := l.cloud.Content("vm1"); ok {
