@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"rebound/internal/control"
@@ -42,21 +43,29 @@ func (w *world) asked() map[dr.MachineName]control.StartRecoveredRequest {
 // source. It returns where each member is taken to.
 func (w *world) loseTheTail(single []dr.MachineName) map[dr.MachineName]control.StartRecoveredRequest {
 	w.t.Helper()
+	var silent atomic.Bool
 	w.home.setFault(func(c fake.Call) error {
 		if c.Method == "Attached" {
+			silent.Store(true)
 			return errors.New("the hypervisor does not answer")
 		}
 		return nil
 	})
-	confirmed := w.resolve(w.cloud, dr.Latest).Position
+	// Beacons come one after the other: from the first refusal on there is none.
+	w.eventually("no more confirmations", silent.Load)
+	var confirmed dr.Position
+	w.eventually("the last confirmation arrives", func() bool {
+		confirmed = w.resolve(w.cloud, dr.Latest).Position
+		return confirmed.Seq == w.captureStatus(w.home).Confirmed
+	})
 	w.scribble(w.home)
 	for _, m := range single {
 		i := slices.IndexFunc(w.disks, func(d dr.GroupDisk) bool { return d.Machine == m })
 		w.write(w.home, w.disks[i], 4096, 512)
 		w.eventually("the last write of "+string(m)+" arrives", func() bool { return w.testHolds(w.asked()[m], w.disks[i]) })
 	}
-	w.home.setFault(nil)
 	w.seal(w.cloud, 2)
+	w.home.setFault(nil)
 	w.fence(w.home, 2)
 	members := w.asked()
 	if latest := w.resolve(w.cloud, dr.Latest).Position; latest != confirmed {

@@ -110,8 +110,12 @@ func TestCutShort(t *testing.T) {
 	until(t, "the script runs", func() bool { _, err := os.Stat(mark); return err == nil })
 	// Another process, as it would be after a kill -9, while the script lives.
 	other := open(t, dir, AnyScript)
-	_, err := other.RunScript(t.Context(), "k", script("true"))
-	if !problem.HasCode(err, problem.ActionInterrupted) || !strings.Contains(err.Error(), "still runs as process") {
+	var err error
+	until(t, "its process is recorded", func() bool {
+		_, err = other.RunScript(t.Context(), "k", script("true"))
+		return err == nil || strings.Contains(err.Error(), "still runs as process")
+	})
+	if !problem.HasCode(err, problem.ActionInterrupted) {
 		t.Errorf("while it runs: %v", err)
 	}
 	cancel()
