@@ -111,7 +111,7 @@ func (c *frameCache) read(p *piece, dst []byte) error {
 		return nil
 	}
 	if err := c.readPayload(p, dst); err != nil {
-		if !tornFrame(err) {
+		if !segment.NoFrame(err) {
 			return fmt.Errorf("read redo at %v: %w", p.position(), err)
 		}
 		return problem.Wrap(err, problem.JournalDamaged, "the entry at %v cannot be read; points before it are not hit", p.position())

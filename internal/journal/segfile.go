@@ -1,9 +1,7 @@
 package journal
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -152,16 +150,7 @@ func (s *segmentFile) loadTrailer(size int64) bool {
 }
 
 // readAt fills p; a file that ends too early is damaged.
-func (s *segmentFile) readAt(p []byte, off int64) error {
-	n, err := s.file.ReadAt(p, off)
-	if n == len(p) {
-		return nil
-	}
-	if err == nil || errors.Is(err, io.EOF) {
-		return fmt.Errorf("%w: file ends at %d", segment.ErrDamaged, off+int64(n))
-	}
-	return err
-}
+func (s *segmentFile) readAt(p []byte, off int64) error { return segment.ReadFullAt(s.file, p, off) }
 
 // scan reads the frames one by one and stops before the first that is not
 // whole, or does not follow the one before.
@@ -170,7 +159,7 @@ func (s *segmentFile) scan(size int64) error {
 	buf := make([]byte, segment.MaxFrame)
 	for s.size < size {
 		f, err := s.frameAt(buf, s.size, size)
-		if err != nil && !tornFrame(err) {
+		if err != nil && !segment.NoFrame(err) {
 			return err
 		}
 		if err != nil || f.First != s.last+1 {
@@ -186,34 +175,7 @@ func (s *segmentFile) scan(size int64) error {
 // frameAt reads and checks the frame at an offset into buf; end is where
 // frames end.
 func (s *segmentFile) frameAt(buf []byte, at, end int64) (segment.Frame, error) {
-	if end-at < segment.HeaderSize {
-		return segment.Frame{}, fmt.Errorf("%w: %d bytes at the end", segment.ErrDamaged, end-at)
-	}
-	if err := s.readAt(buf[:segment.HeaderSize], at); err != nil {
-		return segment.Frame{}, err
-	}
-	size, err := segment.FrameSize(buf)
-	if err != nil {
-		return segment.Frame{}, err
-	}
-	if int64(size) > end-at {
-		return segment.Frame{}, fmt.Errorf("%w: frame of %d bytes, %d are left", segment.ErrDamaged, size, end-at)
-	}
-	if err := s.readAt(buf[segment.HeaderSize:size], at+segment.HeaderSize); err != nil {
-		return segment.Frame{}, err
-	}
-	f, err := segment.ParseFrame(buf[:size])
-	if err == nil && (f.Epoch != s.Epoch || f.Generation != s.Generation) {
-		err = fmt.Errorf("%w: frame of another epoch", segment.ErrDamaged)
-	}
-	return f, err
-}
-
-// tornFrame reports whether err says that the bytes are not a frame, and not
-// that they could not be read.
-func tornFrame(err error) bool {
-	return errors.Is(err, segment.ErrDamaged) || errors.Is(err, segment.ErrVersion) ||
-		errors.Is(err, segment.ErrShort) || errors.Is(err, segment.ErrEntry)
+	return segment.ReadFrame(s.file, &s.FileHeader, buf, at, end)
 }
 
 // note adds a frame, which lies at s.size, to the index. It returns the

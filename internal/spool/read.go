@@ -2,7 +2,6 @@ package spool
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 
@@ -15,7 +14,7 @@ import (
 // header reads and checks a file's header.
 func (fl *file) header(group uint32, number uint64) error {
 	var b [segment.FileHeaderSize]byte
-	if err := fl.readAt(b[:], 0); err != nil {
+	if err := segment.ReadFullAt(fl.f, b[:], 0); err != nil {
 		return err
 	}
 	if err := fl.UnmarshalBinary(b[:]); err != nil {
@@ -27,42 +26,10 @@ func (fl *file) header(group uint32, number uint64) error {
 	return nil
 }
 
-// readAt fills p; a file that ends too early is damaged.
-func (fl *file) readAt(p []byte, off int64) error {
-	n, err := fl.f.ReadAt(p, off)
-	if n == len(p) {
-		return nil
-	}
-	if err == nil || errors.Is(err, io.EOF) {
-		return fmt.Errorf("%w: file ends at %d", segment.ErrDamaged, off+int64(n))
-	}
-	return err
-}
-
 // frame reads and checks the frame at an offset into buf; end is where frames
 // end.
 func (fl *file) frame(buf []byte, at, end int64) (segment.Frame, error) {
-	if end-at < segment.HeaderSize {
-		return segment.Frame{}, fmt.Errorf("%w: %d bytes at the end", segment.ErrDamaged, end-at)
-	}
-	if err := fl.readAt(buf[:segment.HeaderSize], at); err != nil {
-		return segment.Frame{}, err
-	}
-	size, err := segment.FrameSize(buf)
-	if err != nil {
-		return segment.Frame{}, err
-	}
-	if int64(size) > end-at {
-		return segment.Frame{}, fmt.Errorf("%w: frame of %d bytes, %d are left", segment.ErrDamaged, size, end-at)
-	}
-	if err := fl.readAt(buf[segment.HeaderSize:size], at+segment.HeaderSize); err != nil {
-		return segment.Frame{}, err
-	}
-	f, err := segment.ParseFrame(buf[:size])
-	if err == nil && (f.Epoch != fl.Epoch || f.Generation != fl.Generation) {
-		err = fmt.Errorf("%w: frame of another epoch", segment.ErrDamaged)
-	}
-	return f, err
+	return segment.ReadFrame(fl.f, &fl.FileHeader, buf, at, end)
 }
 
 // reader hands out the frames of a store in order: the outlet's source.

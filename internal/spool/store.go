@@ -137,7 +137,7 @@ func (s *store) load(number uint64, last bool) error {
 	fl := &file{f: f, path: path}
 	if err := fl.header(s.group, number); err != nil {
 		_ = f.Close()
-		if !last || !damaged(err) {
+		if !last || !segment.NoFrame(err) {
 			return fmt.Errorf("open spool file %s: %w", path, err)
 		}
 		return s.fs.Remove(path) // its header was never synced: nothing in it was
@@ -172,7 +172,7 @@ func (s *store) cutTail(fl *file) error {
 	buf := make([]byte, segment.MaxFrame)
 	for fl.size < end {
 		f, err := fl.frame(buf, fl.size, end)
-		if err != nil && !damaged(err) {
+		if err != nil && !segment.NoFrame(err) {
 			return fmt.Errorf("read spool file %s: %w", fl.path, err)
 		}
 		if err != nil || f.First != s.appended+1 {
@@ -200,11 +200,6 @@ func endsWithBreak(f *segment.Frame) bool {
 		last = m.Kind
 	}
 	return last == segment.KindBreak
-}
-
-func damaged(err error) bool {
-	return errors.Is(err, segment.ErrDamaged) || errors.Is(err, segment.ErrShort) ||
-		errors.Is(err, segment.ErrVersion) || errors.Is(err, segment.ErrEntry)
 }
 
 // changed tells those who wait; the caller holds mu.
