@@ -26,6 +26,10 @@ func decide(op Operation, f Facts, guards map[GuardName]Guard) *Refusal {
 	if !ok {
 		return &Refusal{problem.InvalidRequest, fmt.Sprintf("There is no operation %q.", op), "See 'rebound --help'."}
 	}
+	return decideRow(&row, f, guards)
+}
+
+func decideRow(row *Row, f Facts, guards map[GuardName]Guard) *Refusal {
 	if f.Unconfirmed != "" {
 		return &Refusal{problem.StateUnconfirmed, "It is not certain how the item stands: " + f.Unconfirmed + ".", "Let both of its gateways connect; if one is lost, run 'rebound vault adopt --partial'."}
 	}
@@ -37,14 +41,14 @@ func decide(op Operation, f Facts, guards map[GuardName]Guard) *Refusal {
 		if !ok {
 			continue
 		}
-		if r := guard(op, f); r != nil {
+		if r := guard(row.Operation, f); r != nil {
 			return r
 		}
 	}
 	return nil
 }
 
-func wrongState(row Row, f Facts) *Refusal {
+func wrongState(row *Row, f Facts) *Refusal {
 	// While a job moves the item, that job is the better answer.
 	if r := guardNoOtherJob(row.Operation, f); r != nil {
 		return r
@@ -101,13 +105,15 @@ func Allowed(f Facts) []OperationStatus { return NewRulebook(nil).Allowed(f) }
 
 // Allowed is the function of that name, with the rulebook's guards.
 func (b Rulebook) Allowed(f Facts) []OperationStatus {
-	var out []OperationStatus
-	for _, row := range Table() {
+	all := rows()
+	out := make([]OperationStatus, 0, len(all))
+	for i := range all {
+		row := &all[i]
 		if row.Operation == Protect {
 			continue
 		}
 		s := OperationStatus{Name: row.Operation, Allowed: true}
-		if r := decide(row.Operation, f, b.guards); r != nil {
+		if r := decideRow(row, f, b.guards); r != nil {
 			s.Allowed, s.Reason, s.Remedy, s.Code = false, r.Reason, r.Remedy, r.Code
 		}
 		out = append(out, s)

@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"maps"
 	"slices"
+	"sync"
 )
 
 // Row is one operation: where it may begin and what it does to the state.
@@ -173,12 +174,20 @@ func Table() []Row {
 	}
 }
 
-// RowOf returns the row of an operation.
-func RowOf(op Operation) (Row, bool) {
-	rows := Table()
-	i := slices.IndexFunc(rows, func(r Row) bool { return r.Operation == op })
-	if i < 0 {
-		return Row{}, false
+// rows is the table, built once: it is asked for thousands of times a list.
+var rows = sync.OnceValue(Table)
+
+// byOperation finds a row of it.
+var byOperation = sync.OnceValue(func() map[Operation]Row {
+	m := map[Operation]Row{}
+	for _, row := range rows() {
+		m[row.Operation] = row
 	}
-	return rows[i], true
+	return m
+})
+
+// RowOf returns the row of an operation. It must not be changed.
+func RowOf(op Operation) (Row, bool) {
+	row, ok := byOperation()[op]
+	return row, ok
 }
