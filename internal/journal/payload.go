@@ -145,7 +145,7 @@ func (c *frameCache) readPayload(p *piece, dst []byte) error {
 // wanted is kept decoded.
 func (c *frameCache) readBlock(p *piece, b *segment.Block, dst []byte, in int) error {
 	k := frameKey{p.seg.Number, p.frame, 1 + b.Start/segment.BlockSize}
-	keep := b.Compressed() && len(dst) < b.Length
+	keep := b.Costly() && len(dst) < b.Length
 	if keep {
 		if it := c.get(k); it != nil {
 			copy(dst, it.data[in:])

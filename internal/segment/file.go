@@ -35,6 +35,9 @@ type FileHeader struct {
 	Epoch      dr.Epoch
 	First      dr.Seq // of the first frame
 	Group      uint32 // checksum of the group's id: a file in the wrong journal is noticed
+	// Key names the key that the file's frames and controls are encrypted
+	// with; zero if they are not.
+	Key KeyID
 }
 
 // MarshalBinary encodes h into FileHeaderSize bytes.
@@ -42,6 +45,10 @@ func (h FileHeader) MarshalBinary() ([]byte, error) {
 	le := binary.LittleEndian
 	b := make([]byte, FileHeaderSize)
 	copy(b, fileMagic[:])
+	if !h.Key.IsZero() {
+		b[7] = sealedVersion
+		copy(b[44:], h.Key[:])
+	}
 	le.PutUint64(b[8:], h.Number)
 	le.PutUint64(b[16:], uint64(h.Generation))
 	le.PutUint64(b[24:], uint64(h.Epoch))
@@ -53,13 +60,21 @@ func (h FileHeader) MarshalBinary() ([]byte, error) {
 
 // UnmarshalBinary decodes and checks h.
 func (h *FileHeader) UnmarshalBinary(b []byte) error {
-	if err := checkFixed(b, FileHeaderSize, fileMagic, "segment header"); err != nil {
+	want := fileMagic
+	sealed := len(b) == FileHeaderSize && b[7] == sealedVersion
+	if sealed {
+		want[7] = sealedVersion
+	}
+	if err := checkFixed(b, FileHeaderSize, want, "segment header"); err != nil {
 		return err
 	}
 	le := binary.LittleEndian
 	*h = FileHeader{
 		Number: le.Uint64(b[8:]), Generation: dr.Generation(le.Uint64(b[16:])),
 		Epoch: dr.Epoch(le.Uint64(b[24:])), First: dr.Seq(le.Uint64(b[32:])), Group: le.Uint32(b[40:]),
+	}
+	if h.Key = KeyID(b[44:52]); sealed == h.Key.IsZero() {
+		return fmt.Errorf("decode segment header: %w: key %s", ErrDamaged, h.Key)
 	}
 	return nil
 }
@@ -115,8 +130,8 @@ func checkFixed(b []byte, size int, magic [8]byte, what string) error {
 	if [7]byte(b) != [7]byte(magic[:7]) || binary.LittleEndian.Uint32(b[size-4:]) != Checksum(b[:size-4]) {
 		return fmt.Errorf("decode %s: %w: magic or checksum", what, ErrDamaged)
 	}
-	if b[7] != version {
-		return fmt.Errorf("decode %s: %w: %d, want %d", what, ErrVersion, b[7], version)
+	if b[7] != magic[7] {
+		return fmt.Errorf("decode %s: %w: %d, want %d", what, ErrVersion, b[7], magic[7])
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package segment
 
 import (
+	"crypto/cipher"
 	"encoding/binary"
 	"fmt"
 	"iter"
@@ -23,7 +24,9 @@ type Header struct {
 	First      dr.Seq
 	Count      int // entries, at least 1
 	Blocks     int
-	tableSum   uint32
+	// Sealed: the blocks are encrypted. Frames that travel never are.
+	Sealed   bool
+	tableSum uint32
 }
 
 // Last returns the seq of the frame's last entry.
@@ -32,13 +35,24 @@ func (h *Header) Last() dr.Seq { return h.First + dr.Seq(h.Count) - 1 }
 // TablesOffset returns where in the frame the entry and block tables lie:
 // they are its last bytes.
 func (h *Header) TablesOffset() int {
-	return h.Size - h.Count*entrySize - h.Blocks*blockRefSize
+	return h.Size - h.Count*entrySize - h.Blocks*blockRefSize - h.saltSize()
+}
+
+// saltSize is how many bytes of salt precede the entries.
+func (h *Header) saltSize() int {
+	if h.Sealed {
+		return saltSize
+	}
+	return 0
 }
 
 func (h *Header) put(dst []byte) {
 	le := binary.LittleEndian
 	copy(dst, frameMagic[:])
 	dst[4], dst[5], dst[6], dst[7] = version, byte(h.Codec), 0, 0
+	if h.Sealed {
+		dst[4], dst[6] = sealedVersion, cipherAES
+	}
 	le.PutUint32(dst[8:], uint32(h.Size))
 	le.PutUint32(dst[12:], uint32(h.Payload))
 	le.PutUint64(dst[16:], uint64(h.Generation))
@@ -51,8 +65,11 @@ func (h *Header) put(dst []byte) {
 	le.PutUint32(dst[60:], Checksum(dst[:60]))
 }
 
-// ParseHeader reads and checks a frame's header.
-func ParseHeader(buf []byte) (Header, error) {
+// ParseHeader reads and checks the header of a frame that travels.
+func ParseHeader(buf []byte) (Header, error) { return parseHeader(buf, false) }
+
+// parseHeader takes headers of encrypted frames if sealed is set.
+func parseHeader(buf []byte, sealed bool) (Header, error) {
 	if len(buf) < HeaderSize {
 		return Header{}, fmt.Errorf("%w: %d bytes of header", ErrShort, len(buf))
 	}
@@ -64,14 +81,18 @@ func ParseHeader(buf []byte) (Header, error) {
 	if le.Uint32(buf[60:]) != Checksum(buf[:60]) {
 		return Header{}, fmt.Errorf("%w: checksum of frame header", ErrDamaged)
 	}
-	if buf[4] != version {
+	isSealed := buf[4] == sealedVersion
+	if buf[4] != version && !(isSealed && sealed) {
 		return Header{}, fmt.Errorf("%w: frame version %d, want %d", ErrVersion, buf[4], version)
+	}
+	if isSealed && buf[6] != cipherAES {
+		return Header{}, fmt.Errorf("%w: cipher %d", ErrVersion, buf[6])
 	}
 	h := Header{
 		Codec: Codec(buf[5]), Size: int(le.Uint32(buf[8:])), Payload: int(le.Uint32(buf[12:])),
 		Generation: dr.Generation(le.Uint64(buf[16:])), Epoch: dr.Epoch(le.Uint64(buf[24:])),
 		First: dr.Seq(le.Uint64(buf[32:])), Count: int(le.Uint32(buf[40:])),
-		Blocks: int(le.Uint32(buf[44:])), tableSum: le.Uint32(buf[48:]),
+		Blocks: int(le.Uint32(buf[44:])), Sealed: isSealed, tableSum: le.Uint32(buf[48:]),
 	}
 	if h.Codec > CodecS2 {
 		return Header{}, fmt.Errorf("%w: codec %d", ErrVersion, h.Codec)
@@ -83,21 +104,25 @@ func ParseHeader(buf []byte) (Header, error) {
 }
 
 func (h *Header) checkSizes() error {
+	most, tags := MaxFrame, 0
+	if h.Sealed {
+		most, tags = MaxStored, maxBlocks*tagSize
+	}
 	switch {
-	case h.Size > MaxFrame, h.Payload > MaxPayload,
+	case h.Size > most, h.Payload > MaxPayload,
 		h.Count < 1, h.Count > MaxEntries,
 		h.Blocks != (h.Payload+BlockSize-1)/BlockSize,
 		h.First == 0, uint64(h.First) > math.MaxUint64-uint64(h.Count),
-		h.TablesOffset() < HeaderSize, h.TablesOffset() > HeaderSize+h.Payload:
+		h.TablesOffset() < HeaderSize, h.TablesOffset() > HeaderSize+h.Payload+tags:
 		return fmt.Errorf("%w: sizes in frame header", ErrDamaged)
 	}
 	return nil
 }
 
-// FrameSize returns the length in bytes of the frame whose header is given,
-// for readers of a stream of frames. buf holds at least HeaderSize bytes.
+// FrameSize returns the length in bytes of the frame at rest whose header is
+// given. buf holds at least HeaderSize bytes.
 func FrameSize(buf []byte) (int, error) {
-	h, err := ParseHeader(buf)
+	h, err := parseHeader(buf, true)
 	if err != nil {
 		return 0, err
 	}
@@ -114,9 +139,11 @@ type Frame struct {
 
 // ParseFrame parses one whole frame and checks everything in it: all
 // checksums, and every entry against the rules of its kind. Bytes after the
-// frame are ignored.
-func ParseFrame(buf []byte) (Frame, error) {
-	h, err := ParseHeader(buf)
+// frame are ignored. An encrypted frame is ErrVersion: see ParseStored.
+func ParseFrame(buf []byte) (Frame, error) { return parseFrame(buf, false) }
+
+func parseFrame(buf []byte, sealed bool) (Frame, error) {
+	h, err := parseHeader(buf, sealed)
 	if err != nil {
 		return Frame{}, err
 	}
@@ -151,7 +178,10 @@ func (f *Frame) Tables() Tables { return f.tables }
 func (f *Frame) Entries() iter.Seq[Meta] { return f.tables.Entries() }
 
 // Scratch is memory for ReadPayload, to be reused between calls.
-type Scratch struct{ block [BlockSize]byte }
+type Scratch struct {
+	block [BlockSize]byte
+	open  []byte // a decrypted block
+}
 
 // ReadPayload fills dst with the payload from off on, decompressing only the
 // blocks it needs.
@@ -181,8 +211,10 @@ func (f *Frame) ReadPayloadWith(s *Scratch, dst []byte, off int) error {
 // part of its payload without reading all of it.
 type Tables struct {
 	h       Header
+	salt    []byte // of an encrypted frame
 	entries []byte
 	blocks  []byte
+	aead    cipher.AEAD // nil without the key
 }
 
 // ParseTables checks the tables of a frame against its header. buf is what
@@ -194,20 +226,27 @@ func ParseTables(h Header, buf []byte) (Tables, error) {
 	if Checksum(buf) != h.tableSum {
 		return Tables{}, fmt.Errorf("%w: checksum of frame tables", ErrDamaged)
 	}
-	t := Tables{h: h, entries: buf[:h.Count*entrySize], blocks: buf[h.Count*entrySize:]}
+	t := Tables{h: h, salt: buf[:h.saltSize()]}
+	buf = buf[h.saltSize():]
+	t.entries, t.blocks = buf[:h.Count*entrySize], buf[h.Count*entrySize:]
 	if err := t.checkEntries(); err != nil {
 		return Tables{}, err
 	}
 	total := HeaderSize
 	for i := range h.Blocks {
 		ref := t.block(i)
+		total += ref.stored
+		if h.Sealed && ref.stored > 0 {
+			if ref.stored -= tagSize; ref.stored <= 0 {
+				return Tables{}, fmt.Errorf("%w: stored length of block %d", ErrDamaged, i)
+			}
+		}
 		if ref.raw && ref.stored != t.blockLength(i) {
 			return Tables{}, fmt.Errorf("%w: stored length of block %d", ErrDamaged, i)
 		}
 		if ref.stored > BlockSize || (!ref.raw && ref.stored > 0 && h.Codec == CodecNone) {
 			return Tables{}, fmt.Errorf("%w: stored length of block %d", ErrDamaged, i)
 		}
-		total += ref.stored
 	}
 	if total != h.TablesOffset() {
 		return Tables{}, fmt.Errorf("%w: blocks of %d bytes before tables at %d", ErrDamaged, total, h.TablesOffset())
@@ -288,6 +327,7 @@ type Block struct {
 	Stored int // how many bytes are stored; 0 for a block of zeroes
 	raw    bool
 	sum    uint32
+	seal   *blockSeal // of an encrypted block
 }
 
 // BlockAt returns the block that holds payload byte off, which must lie within
@@ -299,11 +339,17 @@ func (t *Tables) BlockAt(off int) Block {
 		at += t.block(j).stored
 	}
 	ref := t.block(i)
-	return Block{i * BlockSize, t.blockLength(i), at, ref.stored, ref.raw, ref.sum}
+	b := Block{Start: i * BlockSize, Length: t.blockLength(i), Offset: at, Stored: ref.stored, raw: ref.raw, sum: ref.sum}
+	if t.h.Sealed {
+		b.seal = &blockSeal{aead: t.aead}
+		b.seal.nonce, b.seal.aad = t.h.sealing(i)
+	}
+	return b
 }
 
-// Compressed reports whether reading a part of the block decompresses it.
-func (b *Block) Compressed() bool { return !b.raw && b.Stored > 0 }
+// Costly reports whether reading a part of the block decompresses or decrypts
+// all of it.
+func (b *Block) Costly() bool { return b.Stored > 0 && (!b.raw || b.seal != nil) }
 
 // Read fills dst with the block's payload from in on, given its stored bytes,
 // which it checks first.
@@ -318,7 +364,20 @@ func (b *Block) Read(s *Scratch, dst []byte, in int, stored []byte) error {
 	if Checksum(stored) != b.sum {
 		return fmt.Errorf("%w: checksum of payload block", ErrDamaged)
 	}
+	if s == nil && (b.seal != nil || (!b.raw && len(dst) < b.Length)) {
+		s = new(Scratch)
+	}
+	if b.seal != nil {
+		var err error
+		if stored, err = b.open(s.open[:0], stored); err != nil {
+			return err
+		}
+		s.open = stored
+	}
 	if b.raw {
+		if len(stored) != b.Length {
+			return fmt.Errorf("%w: block of %d bytes, want %d", ErrDamaged, len(stored), b.Length)
+		}
 		copy(dst, stored[in:])
 		return nil
 	}
@@ -331,9 +390,6 @@ func (b *Block) Read(s *Scratch, dst []byte, in int, stored []byte) error {
 			return fmt.Errorf("%w: decompress block: %w", ErrDamaged, err)
 		}
 		return nil
-	}
-	if s == nil {
-		s = new(Scratch)
 	}
 	out, err := s2.Decode(s.block[:b.Length:b.Length], stored)
 	if err != nil {

@@ -13,7 +13,7 @@ func mend(b []byte) {
 		return
 	}
 	le := binary.LittleEndian
-	h := Header{Size: int(le.Uint32(b[8:])), Count: int(le.Uint32(b[40:])), Blocks: int(le.Uint32(b[44:]))}
+	h := Header{Sealed: b[4] == sealedVersion, Size: int(le.Uint32(b[8:])), Count: int(le.Uint32(b[40:])), Blocks: int(le.Uint32(b[44:]))}
 	if h.Count <= MaxEntries && h.Blocks <= maxBlocks && h.Size <= len(b) && h.TablesOffset() >= HeaderSize {
 		le.PutUint32(b[48:], Checksum(b[h.TablesOffset():h.Size]))
 	}

@@ -19,8 +19,8 @@ func ReadFullAt(r io.ReaderAt, p []byte, off int64) error {
 }
 
 // ReadFrame reads and checks the frame at an offset of a segment file with the
-// header h into buf, which holds MaxFrame bytes; end is where frames end. The
-// frame refers to buf.
+// header h into buf, which holds MaxStored bytes; end is where frames end. The
+// frame refers to buf; what of it is encrypted has no key yet.
 func ReadFrame(r io.ReaderAt, h *FileHeader, buf []byte, at, end int64) (Frame, error) {
 	if end-at < HeaderSize {
 		return Frame{}, fmt.Errorf("%w: %d bytes at the end", ErrDamaged, end-at)
@@ -38,7 +38,7 @@ func ReadFrame(r io.ReaderAt, h *FileHeader, buf []byte, at, end int64) (Frame, 
 	if err := ReadFullAt(r, buf[HeaderSize:size], at+HeaderSize); err != nil {
 		return Frame{}, err
 	}
-	f, err := ParseFrame(buf[:size])
+	f, err := ParseStored(buf[:size])
 	if err == nil && (f.Epoch != h.Epoch || f.Generation != h.Generation) {
 		err = fmt.Errorf("%w: frame of another epoch", ErrDamaged)
 	}

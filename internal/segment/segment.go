@@ -96,6 +96,10 @@ const (
 	blockRefSize = 8
 	maxBlocks    = MaxPayload / BlockSize
 	version      = 1
+	// sealedVersion is that of encrypted frames and of files that hold them;
+	// cipherAES is the one cipher so far.
+	sealedVersion = 2
+	cipherAES     = 1
 	rawBit       = 1 << 31 // in a block's stored length: not compressed
 )
 
