@@ -28,7 +28,8 @@ func securitySchemes() map[string]*huma.SecurityScheme {
 // call it, and an example for everything that is sent or answered.
 func describe(doc *huma.OpenAPI) {
 	doc.Info.Description = "Errors are problem documents (RFC 9457) with a stable code; docs/errors.md lists them."
-	ex := examples{doc.Components.Schemas}
+	ex := examples{schemas: doc.Components.Schemas, problems: problem.All(), words: exampleWords()}
+	needs := auth.Routes()
 	for _, item := range doc.Paths {
 		for method, op := range map[string]*huma.Operation{
 			http.MethodGet: item.Get, http.MethodPut: item.Put, http.MethodPost: item.Post,
@@ -36,7 +37,7 @@ func describe(doc *huma.OpenAPI) {
 		} {
 			if op != nil {
 				headersOf(method, op)
-				roleOf(op)
+				roleOf(op, needs[op.OperationID])
 				ex.operation(op)
 			}
 		}
@@ -44,8 +45,7 @@ func describe(doc *huma.OpenAPI) {
 }
 
 // roleOf writes into the description what the table says.
-func roleOf(op *huma.Operation) {
-	need := auth.Routes()[op.OperationID]
+func roleOf(op *huma.Operation, need auth.Need) {
 	text := fmt.Sprintf("Needs the role %s.", need.Role)
 	switch {
 	case need.Public:
@@ -84,7 +84,11 @@ func headersOf(method string, op *huma.Operation) {
 }
 
 // examples makes an example of every schema, so that none is out of date.
-type examples struct{ schemas huma.Registry }
+type examples struct {
+	schemas  huma.Registry
+	problems []problem.Problem
+	words    map[string]string
+}
 
 func (e examples) operation(op *huma.Operation) {
 	for _, p := range op.Parameters {
@@ -100,7 +104,7 @@ func (e examples) operation(op *huma.Operation) {
 	for status, r := range op.Responses {
 		for kind, media := range r.Content {
 			if n, err := strconv.Atoi(status); err == nil && n >= http.StatusBadRequest {
-				media = &huma.MediaType{Schema: media.Schema, Example: problemExample(n)}
+				media = &huma.MediaType{Schema: media.Schema, Example: e.problem(n)}
 				r.Content = map[string]*huma.MediaType{kind: media}
 			}
 			if s := media.Schema; status == "202" && s != nil && s.Ref == "" && s.Type == "" {
@@ -111,9 +115,9 @@ func (e examples) operation(op *huma.Operation) {
 	}
 }
 
-// problemExample is the first registered problem of a status.
-func problemExample(status int) any {
-	for _, p := range problem.All() {
+// problem is the first registered problem of a status.
+func (e examples) problem(status int) any {
+	for _, p := range e.problems {
 		if p.HTTPStatus() == status {
 			p.Detail = "what it is in this case"
 			return documentOf(&p)
@@ -156,7 +160,7 @@ func (e examples) value(s *huma.Schema, name string, depth int) any {
 		}
 		return []any{}
 	case huma.TypeString:
-		return text(s, name)
+		return e.text(s, name)
 	case huma.TypeInteger, huma.TypeNumber:
 		n := 1.0
 		if s.Minimum != nil {
@@ -182,9 +186,9 @@ func (e examples) object(s *huma.Schema, depth int) any {
 	return out
 }
 
-// text is a string as it could stand in a field of a name.
-func text(s *huma.Schema, name string) string {
-	words := map[string]string{
+// exampleWords are what could stand in a field of a name.
+func exampleWords() map[string]string {
+	return map[string]string{
 		"id": "app", "group": "app", "item": "vm1", "machine": "vm1", "name": "vm1", "plan": "payroll", "policy": "default",
 		"site": "home", "homeSite": "home", "activeSite": "home", "to": "cloud", "recoverySite": "cloud", "gateway": "gw-home",
 		"job": "0b5c5f0e-7f0a-4c55-9c1f-2b6a8f6f4f11", "runningJob": "0b5c5f0e-7f0a-4c55-9c1f-2b6a8f6f4f11", "user": "alice", "who": "alice", "by": "alice",
@@ -192,13 +196,17 @@ func text(s *huma.Schema, name string) string {
 		"point": "latest", "position": "g1.e2.n345", "operation": "failover", "network": "lan", "url": "https://hooks.example/rebound",
 		"If-None-Match": `"wJ8f2xkQ1v5cXJ9mS3rZ0aPq"`, "If-Match": `"wJ8f2xkQ1v5cXJ9mS3rZ0aPq"`, idempotencyHeader: "7f6f8b0e-2c1d-4e3a",
 	}
+}
+
+// text is a string as it could stand in a field of a name.
+func (e examples) text(s *huma.Schema, name string) string {
 	switch s.Format {
 	case "date-time", "date-time-http":
 		return "2026-03-01T03:00:00Z"
 	case "uuid":
-		return words["job"]
+		return e.words["job"]
 	}
-	if w, ok := words[name]; ok {
+	if w, ok := e.words[name]; ok {
 		return w
 	}
 	if s.MinLength != nil && *s.MinLength > len("text") {
