@@ -31,6 +31,7 @@ import (
 	"rebound/internal/vault/api"
 	"rebound/internal/vault/live"
 	"rebound/internal/vault/monitor"
+	"rebound/internal/vault/portal"
 	"rebound/internal/vault/rest"
 	"rebound/internal/vault/store"
 	"rebound/internal/vault/webhook"
@@ -146,7 +147,12 @@ func run(ctx context.Context, c Config, st *store.Store, ca *identity.CA, ln net
 	hooks := webhook.New(webhook.Config{Store: st, Vault: ca.Vault(), Log: c.Log, Now: c.Now})
 	srv := api.New(ctx, api.Config{Store: st, Live: mem, Jobs: jobs, Hub: hub, Health: watch, Hooks: hooks, Recent: c.Recent, CA: ca, CertificateLife: c.CertificateLife, Log: c.Log, Now: c.Now, Version: c.Version})
 	server.Store(srv)
-	hs := &http.Server{Handler: srv, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: slog.NewLogLogger(c.Log.Handler(), slog.LevelDebug)}
+	pages, err := portal.New(portal.Config{API: srv, Log: c.Log, Now: c.Now, Version: c.Version})
+	if err != nil {
+		srv.Close()
+		return errors.Join(err, jobs.Close())
+	}
+	hs := &http.Server{Handler: pages, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: slog.NewLogLogger(c.Log.Handler(), slog.LevelDebug)}
 	var beside sync.WaitGroup
 	side, endSide := context.WithCancel(context.WithoutCancel(ctx))
 	beside.Go(func() { watch.Run(side) })

@@ -81,15 +81,14 @@ func (c *Client) WhoAmI(ctx context.Context) (rest.Session, error) {
 // Login proves who somebody is by a password and makes a token for this
 // program, of that user. The client itself needs no token for it.
 func (c *Client) Login(ctx context.Context, l rest.Login, t rest.NewToken) (rest.TokenSecret, error) {
-	var ses rest.Session
 	var out rest.TokenSecret
-	resp, err := c.do(ctx, http.MethodPost, "/session", nil, l, &ses)
+	ses, cookies, err := c.OpenSession(ctx, l)
 	if err != nil {
 		return out, err
 	}
 	browser := *c
 	browser.token = ""
-	browser.hc = &http.Client{Transport: sessionTransport{c.hc.Transport, resp.Cookies(), ses.CSRF}}
+	browser.hc = &http.Client{Transport: sessionTransport{c.hc.Transport, cookies, ses.CSRF}}
 	if t.Role == "" {
 		t.Role = ses.Role
 	}
@@ -97,8 +96,7 @@ func (c *Client) Login(ctx context.Context, l rest.Login, t rest.NewToken) (rest
 	if out, err = browser.CreateToken(ctx, t); err != nil {
 		return out, err
 	}
-	_, err = browser.do(ctx, http.MethodDelete, "/session", nil, nil, nil)
-	return out, err
+	return out, browser.CloseSession(ctx)
 }
 
 // sessionTransport sends requests as a browser does: with the session's cookie.

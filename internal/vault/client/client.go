@@ -86,6 +86,9 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values, 
 	key, pauses := "", retryAfter()
 	if method != http.MethodGet {
 		key = uuid.NewString()
+		if given, ok := ctx.Value(idempotencyKey{}).(string); ok {
+			key = given
+		}
 	}
 	for attempt := 0; ; attempt++ {
 		resp, err := c.once(ctx, method, path, query, body, key, out)
