@@ -11,6 +11,7 @@ func (p *Portal) routes() {
 	p.mux.HandleFunc("GET /assets/", p.assets.serve)
 	p.mux.HandleFunc("GET /live", p.live)
 	p.overviewRoutes()
+	p.itemRoutes()
 
 	p.page("/", func(rq *Request) error {
 		return rq.Fail(http.StatusNotFound, problem.New(problem.InvalidRequest, "there is no page %s", rq.URL.Path))

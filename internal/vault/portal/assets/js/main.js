@@ -4,8 +4,10 @@ import { localise } from './time.js';
 import { listen } from './live.js';
 import { dialogs } from './dialog.js';
 import { folds } from './fold.js';
+import { menus } from './menu.js';
 
 localise(document);
 listen();
 dialogs();
 folds();
+menus();

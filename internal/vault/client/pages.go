@@ -1,0 +1,21 @@
+package client
+
+import (
+	"context"
+	"net/url"
+	"strconv"
+
+	"rebound/internal/vault/rest"
+)
+
+// ItemsPage reads one page of the replicated items. The query's names are those
+// of the API: limit, after, sort, q, state, health, site, activeSite, policy, group.
+func (c *Client) ItemsPage(ctx context.Context, query url.Values) (rest.List[rest.Item], error) {
+	return page[rest.Item](ctx, c, "/items", query)
+}
+
+// JobsIn reads the newest jobs that are in a state, at most limit of them.
+func (c *Client) JobsIn(ctx context.Context, state rest.JobState, limit int) ([]rest.Job, error) {
+	out, err := page[rest.Job](ctx, c, "/jobs", url.Values{"state": {string(state)}, "limit": {strconv.Itoa(limit)}})
+	return out.Items, err
+}

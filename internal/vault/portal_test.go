@@ -1,0 +1,97 @@
+package vault_test
+
+import (
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"rebound/internal/identity"
+	"rebound/internal/vault/rest"
+)
+
+// person is somebody with a browser: a session's cookie and nothing else.
+type person struct {
+	l       *lab
+	cookies []*http.Cookie
+}
+
+func (l *lab) person(name, role string) *person {
+	l.t.Helper()
+	const password = "a long enough phrase"
+	if _, err := l.c.CreateUser(l.t.Context(), rest.NewUser{Name: name, Role: role, Password: password}); err != nil {
+		l.t.Fatal(err)
+	}
+	_, cookies, err := l.client("").OpenSession(l.t.Context(), rest.Login{Name: name, Password: password})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return &person{l, cookies}
+}
+
+func (p *person) client() *http.Client {
+	cfg, err := identity.PinnedTLS(p.l.ca())
+	if err != nil {
+		p.l.t.Fatal(err)
+	}
+	c := &http.Client{Transport: &http.Transport{TLSClientConfig: cfg}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	p.l.t.Cleanup(c.CloseIdleConnections)
+	return c
+}
+
+// page reads a page and demands its status.
+func (p *person) page(path string, want int) string {
+	p.l.t.Helper()
+	r, err := http.NewRequestWithContext(p.l.t.Context(), http.MethodGet, "https://"+p.l.addr+path, nil)
+	if err != nil {
+		p.l.t.Fatal(err)
+	}
+	for _, c := range p.cookies {
+		r.AddCookie(c)
+	}
+	resp, err := p.client().Do(r)
+	if err != nil {
+		p.l.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		p.l.t.Fatal(err)
+	}
+	if resp.StatusCode != want {
+		p.l.t.Fatalf("%s: %s, want %d:\n%s", path, resp.Status, want, b)
+	}
+	return string(b)
+}
+
+func has(t *testing.T, page, path string, want ...string) {
+	t.Helper()
+	for _, w := range want {
+		if !strings.Contains(page, w) {
+			t.Errorf("%s lacks %q:\n%s", path, w, page)
+		}
+	}
+}
+
+// TestPortalPages: the pages of a reader show what the API says of two
+// protected machines, and links keep filters.
+func TestPortalPages(t *testing.T) {
+	l := newLab(t)
+	l.protected()
+	ann := l.person("ann", "reader")
+
+	has(t, ann.page("/", 200), "/", `<h1>Overview</h1>`, "Needs you now", `<a href="/gateways/gw-home">`, `aria-current="page"`)
+	list := ann.page("/items", 200)
+	has(t, list, "/items", `id="i-vm1"`, `id="i-vm2"`, `href="/items/vm1/operations"`, "2 items", `sort=health`, "Protected", `data-live-from="/live?types=`)
+	if list := ann.page("/items?q=vm1&sort=-id", 200); strings.Contains(list, `id="i-vm2"`) || !strings.Contains(list, `aria-sort="descending"`) || !strings.Contains(list, `q=vm1&amp;sort=health`) {
+		t.Errorf("a search for vm1:\n%s", list)
+	}
+	has(t, ann.page("/items?q=nobody", 200), "/items?q=nobody", "No item is so.")
+	has(t, ann.page("/items?sort=nonsense", 400), "/items?sort=nonsense", `role="alert"`, "InvalidRequest")
+	has(t, ann.page("/items/vm1", 200), "/items/vm1", `<h1>vm1</h1>`, "Recovery points", "/jobs/", "threshold")
+	has(t, ann.page("/items/vm1/operations", 200), "/items/vm1/operations", `href="/groups/app/test-failover"`, "vm1, vm2", `aria-disabled="true"`)
+	has(t, ann.page("/items/none", 404), "/items/none", "UnknownItem")
+	if page := ann.page("/", 200); strings.Contains(page, `href="/users"`) {
+		t.Error("a reader is shown the page of users")
+	}
+}
