@@ -3,10 +3,14 @@ package vault_test
 import (
 	"io"
 	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	"rebound/internal/identity"
+	"rebound/internal/vault/client"
 	"rebound/internal/vault/rest"
 )
 
@@ -93,5 +97,67 @@ func TestPortalPages(t *testing.T) {
 	has(t, ann.page("/items/none", 404), "/items/none", "UnknownItem")
 	if page := ann.page("/", 200); strings.Contains(page, `href="/users"`) {
 		t.Error("a reader is shown the page of users")
+	}
+}
+
+// TestPortalSignIn: a wrong password keeps the name and opens nothing; the right
+// one opens a session of the portal's that leads to the page asked for; a form
+// without the session's CSRF field does nothing; signing out ends the session.
+func TestPortalSignIn(t *testing.T) {
+	l := newLab(t)
+	ann := l.person("ann", "operator")
+	ann.cookies = nil
+	post := func(path string, form url.Values) *http.Response {
+		t.Helper()
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+l.addr+path, strings.NewReader(form.Encode()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		for _, c := range ann.cookies {
+			r.AddCookie(c)
+		}
+		resp, err := ann.client().Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { resp.Body.Close() })
+		return resp
+	}
+	ann.page("/items", http.StatusSeeOther)
+	form := url.Values{"name": {"ann"}, "password": {"wrong"}, "next": {"/items"}}
+	resp := post("/sign-in", form)
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	has(t, string(b), "/sign-in", `role="alert"`, `value="ann"`, `value="/items"`)
+	if resp.StatusCode == http.StatusOK || len(resp.Cookies()) > 0 || strings.Contains(string(b), "wrong&#34;") {
+		t.Fatalf("a wrong password: %s, %v", resp.Status, resp.Cookies())
+	}
+	form.Set("password", "a long enough phrase")
+	resp = post("/sign-in", form)
+	if resp.StatusCode != http.StatusSeeOther || resp.Header.Get("Location") != "/items" || len(resp.Cookies()) != 1 {
+		t.Fatalf("sign in: %s to %q", resp.Status, resp.Header.Get("Location"))
+	}
+	ann.cookies = resp.Cookies()
+	page := ann.page("/items", http.StatusOK)
+	if resp := post("/sign-out", url.Values{"csrf": {"guessed"}}); resp.StatusCode != http.StatusForbidden {
+		t.Errorf("a form of another page: %s", resp.Status)
+	}
+	csrf := regexp.MustCompile(`name="csrf" value="([0-9a-f]+)"`).FindStringSubmatch(page)
+	if csrf == nil {
+		t.Fatal("the page has no CSRF field")
+	}
+	if resp := post("/sign-out", url.Values{"csrf": {csrf[1]}}); resp.StatusCode != http.StatusSeeOther {
+		t.Errorf("sign out: %s", resp.Status)
+	}
+	ann.page("/items", http.StatusSeeOther)
+	rows, err := l.c.Audit(t.Context(), 0, 1000, client.AuditFilter{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(rows, func(r rest.AuditRow) bool { return r.Operation == "delete-session" && r.Who == "ann" && r.Channel == "portal" }) {
+		t.Error("the audit log does not show that ann signed out in the portal")
 	}
 }

@@ -10,6 +10,7 @@ import (
 func (p *Portal) routes() {
 	p.mux.HandleFunc("GET /assets/", p.assets.serve)
 	p.mux.HandleFunc("GET /live", p.live)
+	p.signInRoutes()
 	p.overviewRoutes()
 	p.itemRoutes()
 
