@@ -157,7 +157,9 @@ func TestPortalSignIn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !slices.ContainsFunc(rows, func(r rest.AuditRow) bool { return r.Operation == "delete-session" && r.Who == "ann" && r.Channel == "portal" }) {
+	if !slices.ContainsFunc(rows, func(r rest.AuditRow) bool {
+		return r.Operation == "delete-session" && r.Who == "ann" && r.Channel == "portal"
+	}) {
 		t.Error("the audit log does not show that ann signed out in the portal")
 	}
 }
