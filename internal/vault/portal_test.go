@@ -1,6 +1,7 @@
 package vault_test
 
 import (
+	"bufio"
 	"io"
 	"net/http"
 	"net/url"
@@ -162,4 +163,53 @@ func TestPortalSignIn(t *testing.T) {
 	}) {
 		t.Error("the audit log does not show that ann signed out in the portal")
 	}
+}
+
+// TestPortalLive: a page is told which types of things changed, without what
+// changed; nobody else is.
+func TestPortalLive(t *testing.T) {
+	l := newLab(t)
+	l.protected()
+	ann := l.person("ann", "reader")
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+l.addr+"/live?types=policy", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stranger, err := ann.client().Do(r.Clone(t.Context()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stranger.Body.Close()
+	if stranger.StatusCode != http.StatusUnauthorized {
+		t.Fatalf("a stranger: %s", stranger.Status)
+	}
+	for _, c := range ann.cookies {
+		r.AddCookie(c)
+	}
+	resp, err := ann.client().Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(resp.Body)
+	next := func(want string) {
+		t.Helper()
+		for lines.Scan() {
+			if lines.Text() == want {
+				return
+			}
+		}
+		t.Fatalf("the stream ended without %q: %v", want, lines.Err())
+	}
+	next("event: ready")
+	policy, err := l.c.Policy(t.Context(), "default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	policy.RPOThreshold++
+	if _, err := l.c.PutPolicy(t.Context(), policy); err != nil {
+		t.Fatal(err)
+	}
+	next("event: change")
+	next(`data: {"types":["policy"]}`)
 }
