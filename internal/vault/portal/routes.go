@@ -11,6 +11,8 @@ func (p *Portal) routes() {
 	p.mux.HandleFunc("GET /assets/", p.assets.serve)
 	p.mux.HandleFunc("GET /live", p.live)
 	p.signInRoutes()
+	p.firstRunRoutes()
+	p.infrastructureRoutes()
 	p.overviewRoutes()
 	p.itemRoutes()
 
