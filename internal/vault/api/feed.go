@@ -347,6 +347,9 @@ func (f *feed) live(ctx context.Context) {
 	}
 	var batch []message
 	err := f.s.view(ctx, func(tx *store.Tx) error {
+		if err := tx.Preload(); err != nil {
+			return err
+		}
 		groups, err := tx.Groups()
 		if err != nil {
 			return err
@@ -362,7 +365,7 @@ func (f *feed) live(ctx context.Context) {
 				continue
 			}
 			f.told[g.ID] = at
-			v, err := f.s.viewOf(tx, &g, false)
+			v, err := f.s.outline(tx, &g)
 			if err != nil {
 				return err
 			}

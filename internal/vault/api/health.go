@@ -36,7 +36,7 @@ func (s *Server) healthRoutes(api huma.API) {
 	add(api, route("GET", "/health", "show-health", "Show the health of everything, and what is open"), s.showHealth)
 	add(api, route("GET", "/health/conditions", "list-conditions", "List the open conditions"), func(_ context.Context, in *ConditionsIn) (*reply[rest.List[rest.Condition]], error) {
 		open, _ := s.Health.Conditions()
-		return listOf(in.choose(open)), nil
+		return listOf(in.choose(open.All())), nil
 	})
 	add(api, route("GET", "/health/history", "list-condition-history", "List conditions that were, newest first"), s.conditionHistory)
 	add(api, route("GET", "/health/settings", "show-health-settings", "Show the limits of conditions"), func(ctx context.Context, _ *struct{}) (*reply[rest.HealthSettings], error) {
@@ -124,47 +124,60 @@ func (s *Server) putHealthSettings(ctx context.Context, in *struct{ Body rest.He
 func (s *Server) showHealth(ctx context.Context, _ *struct{}) (*reply[rest.Health], error) {
 	open, checked := s.Health.Conditions()
 	out := rest.Health{
-		Health: health.Grade(open), Vault: health.Grade(health.OfVault(open)), Open: open, Checked: checked,
+		Health: health.Grade(open.All()), Vault: health.Grade(open.OfVault()), Open: open.All(), Checked: checked,
 		Sites: []rest.ObjectHealth{}, Gateways: []rest.ObjectHealth{}, Groups: []rest.ObjectHealth{}, Items: []rest.ObjectHealth{},
 	}
-	for _, c := range open {
-		switch {
-		case c.Muted != nil:
-			out.Muted++
-		case c.Severity == rest.SeverityCritical:
-			out.Critical++
-		case c.Severity == rest.SeverityWarning:
-			out.Warning++
-		default:
-			out.Info++
-		}
-	}
+	n := count(open.All())
+	out.Critical, out.Warning, out.Info, out.Muted = n.Critical, n.Warning, n.Info, n.Muted
 	err := s.view(ctx, func(tx *store.Tx) error {
+		if err := tx.Preload(); err != nil {
+			return err
+		}
 		sites, err := tx.Sites()
 		if err != nil {
 			return err
 		}
 		for _, x := range sites {
-			unwell(&out.Sites, string(x.ID), health.OfSite(open, x.ID))
+			unwell(&out.Sites, string(x.ID), open.OfSite(x.ID))
 		}
 		gateways, err := tx.Gateways("")
 		if err != nil {
 			return err
 		}
 		for _, x := range gateways {
-			unwell(&out.Gateways, string(x.ID), health.OfGateway(open, x.ID))
+			unwell(&out.Gateways, string(x.ID), open.OfGateway(x.ID))
 		}
 		groups, err := tx.Groups()
 		for _, g := range groups {
 			w := whereOf(&g)
-			unwell(&out.Groups, string(g.ID), health.OfGroup(open, w))
+			unwell(&out.Groups, string(g.ID), open.OfGroup(w))
 			for _, m := range g.Members {
-				unwell(&out.Items, string(m.Item), health.OfItem(open, w, m.Item))
+				unwell(&out.Items, string(m.Item), open.OfItem(w, m.Item))
 			}
 		}
 		return err
 	})
 	return &reply[rest.Health]{out}, err
+}
+
+// counted is how many conditions there are of a severity; muted ones do not
+// count.
+type counted struct{ Critical, Warning, Info, Muted int }
+
+func count(list []rest.Condition) (n counted) {
+	for _, c := range list {
+		switch {
+		case c.Muted != nil:
+			n.Muted++
+		case c.Severity == rest.SeverityCritical:
+			n.Critical++
+		case c.Severity == rest.SeverityWarning:
+			n.Warning++
+		default:
+			n.Info++
+		}
+	}
+	return n
 }
 
 // unwell adds an object that is not ok.
@@ -195,7 +208,7 @@ func grade(to *string, conditions *[]rest.Condition, list []rest.Condition) {
 // gradeGroup fills in the health of a group.
 func (s *Server) gradeGroup(g *store.Group, out *rest.Replication) {
 	open, _ := s.Health.Conditions()
-	grade(&out.Health, &out.Conditions, health.OfGroup(open, whereOf(g)))
+	grade(&out.Health, &out.Conditions, open.OfGroup(whereOf(g)))
 	if out.Problem == "" {
 		out.Problem = health.Worst(out.Conditions)
 	}

@@ -13,7 +13,6 @@ import (
 	"rebound/internal/dr"
 	"rebound/internal/identity"
 	"rebound/internal/problem"
-	"rebound/internal/vault/health"
 	"rebound/internal/vault/rest"
 	"rebound/internal/vault/store"
 )
@@ -85,7 +84,7 @@ func (s *Server) siteView(tx *store.Tx, row store.Site) (rest.Site, error) {
 		v.Gateways = append(v.Gateways, g.ID)
 	}
 	open, _ := s.Health.Conditions()
-	grade(&v.Health, &v.Conditions, health.OfSite(open, row.ID))
+	grade(&v.Health, &v.Conditions, open.OfSite(row.ID))
 	return v, err
 }
 
@@ -152,7 +151,7 @@ func (s *Server) gatewayView(g store.Gateway) rest.Gateway {
 	}
 	v.Host, _ = s.Live.Host(g.ID)
 	open, _ := s.Health.Conditions()
-	grade(&v.Health, &v.Conditions, health.OfGateway(open, g.ID))
+	grade(&v.Health, &v.Conditions, open.OfGateway(g.ID))
 	return v
 }
 

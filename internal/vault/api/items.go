@@ -143,28 +143,27 @@ func (s *Server) operate(ctx context.Context, in *operateIn, find finder) (*jobR
 	return accepted(job), err
 }
 
-// eachGroup makes the views of the groups that pass; nil lets all pass.
-func (s *Server) eachGroup(ctx context.Context, pass func(*store.Group) bool, f func(rest.Group)) error {
-	return s.view(ctx, func(tx *store.Tx) error {
-		if err := tx.Preload(); err != nil {
-			return err
+// eachGroup makes the views of the groups that pass, without what each allows:
+// that is filled in for those that are shown.
+func (s *Server) eachGroup(tx *store.Tx, pass func(*store.Group) bool, f func(rest.Group)) error {
+	if err := tx.Preload(); err != nil {
+		return err
+	}
+	rows, err := tx.Groups()
+	if err != nil {
+		return err
+	}
+	for i := range rows {
+		if !pass(&rows[i]) {
+			continue
 		}
-		rows, err := tx.Groups()
+		v, err := s.outline(tx, &rows[i])
 		if err != nil {
 			return err
 		}
-		for _, g := range rows {
-			if pass != nil && !pass(&g) {
-				continue
-			}
-			v, err := s.viewOf(tx, &g, false)
-			if err != nil {
-				return err
-			}
-			f(v)
-		}
-		return nil
-	})
+		f(v)
+	}
+	return nil
 }
 
 func (s *Server) groupView(ctx context.Context, id string, find finder) (rest.Group, error) {
@@ -199,21 +198,34 @@ func itemOf(g rest.Group, m rest.Member) rest.Item {
 	return rest.Item{ID: m.Item, Group: g.ID, Member: m, Replication: r}
 }
 
-// viewOf builds what the API shows of a group, allowed operations included.
+// viewOf builds what the API shows of a group, allowed operations included. Lone
+// says that they are those of one of several members.
 func (s *Server) viewOf(tx *store.Tx, g *store.Group, lone bool) (rest.Group, error) {
+	out, err := s.outline(tx, g)
+	if err != nil {
+		return out, err
+	}
+	out.AllowedOperations, err = s.allowed(tx, g, lone)
+	return out, err
+}
+
+// allowed lists the operations and which of them may begin.
+func (s *Server) allowed(tx *store.Tx, g *store.Group, lone bool) ([]lifecycle.OperationStatus, error) {
+	f, err := s.Jobs.Facts(tx, g)
+	f.LoneMember = lone
+	return s.Jobs.Allowed(f), err
+}
+
+// outline is viewOf without the allowed operations.
+func (s *Server) outline(tx *store.Tx, g *store.Group) (rest.Group, error) {
 	policy, err := tx.PolicyOf(g)
 	if err != nil {
 		return rest.Group{}, err
 	}
-	f, err := s.Jobs.Facts(tx, g)
-	if err != nil {
-		return rest.Group{}, err
-	}
-	f.LoneMember = lone
 	out := rest.Group{ID: g.ID, Disks: g.Disks, Replication: rest.Replication{
 		HomeSite: g.Home, RecoverySite: g.Recovery, ActiveSite: g.Active, Direction: g.Direction, Generation: g.Generation,
 		Policy: g.Policy, State: g.State, Test: g.Test, RunningJob: g.Running, LastJob: g.LastJob, Recovered: g.Recovered,
-		RPO: s.Live.RPO(g, policy.RPOThreshold, s.Now()), AllowedOperations: s.Jobs.Allowed(f),
+		RPO: s.Live.RPO(g, policy.RPOThreshold, s.Now()),
 	}}
 	if src, ok := s.Live.Group(g.ID, g.Source()); ok {
 		out.SourcePhase, out.Sync, out.Counters, out.Problem = src.Report.Phase, src.Report.Sync, src.Report.Counters, src.Report.Problem

@@ -9,6 +9,7 @@ import (
 	"rebound/internal/dr"
 	"rebound/internal/lifecycle"
 	"rebound/internal/problem"
+	"rebound/internal/vault/health"
 	"rebound/internal/vault/rest"
 	"rebound/internal/vault/store"
 )
@@ -46,59 +47,60 @@ func (s *Server) showJob(ctx context.Context, in *struct {
 }
 
 func (s *Server) status(ctx context.Context, _ *struct{}) (*reply[rest.Status], error) {
+	open, _ := s.Health.Conditions()
 	out := rest.Status{
 		Vault: s.CA.Vault(), Version: s.Version, Time: s.Now().UTC(), Items: map[lifecycle.State]int{},
-		Unhealthy: []dr.ItemID{}, RunningJobs: []dr.JobID{},
+		Unhealthy: []dr.ItemID{}, RunningJobs: []dr.JobID{}, Health: health.Grade(open.All()),
 	}
-	err := s.eachGroup(ctx, nil, func(g rest.Group) {
-		out.Items[g.State] += len(g.Members)
-		if g.Health == "ok" {
-			return
+	n := count(open.All())
+	out.Critical, out.Warning = n.Critical, n.Warning
+	err := s.view(ctx, func(tx *store.Tx) error {
+		if err := tx.Preload(); err != nil {
+			return err
 		}
-		for _, m := range g.Members {
-			out.Unhealthy = append(out.Unhealthy, m.Item)
-		}
-	})
-	if err != nil {
-		return nil, err
-	}
-	err = s.view(ctx, func(tx *store.Tx) error {
-		sites, err := tx.Sites()
+		groups, err := tx.Groups()
 		if err != nil {
 			return err
 		}
-		machines, err := tx.Machines("")
-		if err != nil {
-			return err
-		}
-		gws, err := tx.Gateways("")
-		if err != nil {
-			return err
-		}
-		jobs, err := tx.OpenJobs()
-		if err != nil {
-			return err
-		}
-		out.Sites, out.Machines = len(sites), len(machines)
-		for _, g := range gws {
-			if g.State != "revoked" {
-				out.Gateways++
-			}
-			if s.Hub.Connected(g.ID) {
-				out.GatewaysConnected++
+		for i := range groups {
+			g := &groups[i]
+			out.Items[g.State] += len(g.Members)
+			if health.Grade(open.OfGroup(whereOf(g))) != rest.HealthOK {
+				out.Unhealthy = append(out.Unhealthy, g.Items()...)
 			}
 		}
-		h, err := s.showHealth(ctx, nil)
-		if err != nil {
-			return err
-		}
-		out.Health, out.Critical, out.Warning = h.Body.Health, h.Body.Critical, h.Body.Warning
-		for _, j := range jobs {
-			out.RunningJobs = append(out.RunningJobs, j.ID)
-		}
-		return nil
+		return s.countInfrastructure(tx, &out)
 	})
 	return &reply[rest.Status]{out}, err
+}
+
+func (s *Server) countInfrastructure(tx *store.Tx, out *rest.Status) error {
+	sites, err := tx.Sites()
+	if err != nil {
+		return err
+	}
+	machines, err := tx.Machines("")
+	if err != nil {
+		return err
+	}
+	out.Sites, out.Machines = len(sites), len(machines)
+	gateways, err := tx.Gateways("")
+	if err != nil {
+		return err
+	}
+	for _, g := range gateways {
+		if g.State != "revoked" {
+			out.Gateways++
+		}
+		if s.Hub.Connected(g.ID) {
+			out.GatewaysConnected++
+		}
+	}
+	jobs, err := tx.OpenJobs()
+	for _, j := range jobs {
+		out.RunningJobs = append(out.RunningJobs, j.ID)
+	}
+	return err
 }
 
 func unknownPolicy(err error, id dr.PolicyID) error {

@@ -141,47 +141,79 @@ func (s *Server) listItems(ctx context.Context, in *struct {
 	ReplicationIn
 	Group dr.GroupID `query:"group"`
 },
-) (*listReply[rest.Item], error) {
-	var all []rest.Item
-	pass := func(g *store.Group) bool { return in.ReplicationIn.group(g) && wants(in.Group, g.ID) }
-	err := s.eachGroup(ctx, pass, func(g rest.Group) {
-		for _, m := range g.Members {
-			item := itemOf(g, m)
-			if wants(in.Health, string(item.Health)) && in.names(string(m.Item), string(m.Machine), string(g.ID)) {
-				all = append(all, item)
-			}
-		}
-	})
-	if err != nil {
-		return nil, err
-	}
+) (out *listReply[rest.Item], err error) {
 	by := replicationOrder(func(i rest.Item) rest.Replication { return i.Replication })
 	by["id"] = func(i rest.Item) any { return i.ID }
 	by["group"] = func(i rest.Item) any { return i.Group }
-	return pageOf(ctx, in.ListIn, all, func(i rest.Item) string { return string(i.ID) }, by)
+	pass := func(g *store.Group) bool { return in.ReplicationIn.group(g) && wants(in.Group, g.ID) }
+	err = s.view(ctx, func(tx *store.Tx) error {
+		var all []rest.Item
+		err := s.eachGroup(tx, pass, func(g rest.Group) {
+			for _, m := range g.Members {
+				item := itemOf(g, m)
+				if wants(in.Health, string(item.Health)) && in.names(string(m.Item), string(m.Machine), string(g.ID)) {
+					all = append(all, item)
+				}
+			}
+		})
+		if err != nil {
+			return err
+		}
+		if out, err = pageOf(ctx, in.ListIn, all, func(i rest.Item) string { return string(i.ID) }, by); err != nil {
+			return err
+		}
+		for i := range out.Body.Items {
+			item := &out.Body.Items[i]
+			g, lone, err := findItem(tx, string(item.ID))
+			if err != nil {
+				return err
+			}
+			if item.AllowedOperations, err = s.allowed(tx, &g, lone); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return out, err
 }
 
 func (s *Server) listGroups(ctx context.Context, in *struct {
 	ListIn
 	ReplicationIn
 },
-) (*listReply[rest.Group], error) {
-	var all []rest.Group
-	err := s.eachGroup(ctx, in.ReplicationIn.group, func(g rest.Group) {
-		names := []string{string(g.ID)}
-		for _, m := range g.Members {
-			names = append(names, string(m.Item), string(m.Machine))
-		}
-		if wants(in.Health, string(g.Health)) && in.names(names...) {
-			all = append(all, g)
-		}
-	})
-	if err != nil {
-		return nil, err
-	}
+) (out *listReply[rest.Group], err error) {
 	by := replicationOrder(func(g rest.Group) rest.Replication { return g.Replication })
 	by["id"] = func(g rest.Group) any { return g.ID }
-	return pageOf(ctx, in.ListIn, all, func(g rest.Group) string { return string(g.ID) }, by)
+	err = s.view(ctx, func(tx *store.Tx) error {
+		var all []rest.Group
+		err := s.eachGroup(tx, in.ReplicationIn.group, func(g rest.Group) {
+			names := []string{string(g.ID)}
+			for _, m := range g.Members {
+				names = append(names, string(m.Item), string(m.Machine))
+			}
+			if wants(in.Health, string(g.Health)) && in.names(names...) {
+				all = append(all, g)
+			}
+		})
+		if err != nil {
+			return err
+		}
+		if out, err = pageOf(ctx, in.ListIn, all, func(g rest.Group) string { return string(g.ID) }, by); err != nil {
+			return err
+		}
+		for i := range out.Body.Items {
+			v := &out.Body.Items[i]
+			g, err := tx.Group(v.ID)
+			if err != nil {
+				return err
+			}
+			if v.AllowedOperations, err = s.allowed(tx, &g, false); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return out, err
 }
 
 func (s *Server) listMachines(ctx context.Context, in *struct {

@@ -64,8 +64,8 @@ func (s *Server) MetricSource() metrics.Source {
 	return metrics.Source{Defs: MetricDefs(), Read: func(ctx context.Context, emit metrics.Emit) error {
 		open, _ := s.Health.Conditions()
 		emit("rebound_vault_info", 1, s.CA.Vault(), s.Version)
-		emit("rebound_health", level(health.Grade(open)))
-		for _, c := range open {
+		emit("rebound_health", level(health.Grade(open.All())))
+		for _, c := range open.All() {
 			muted := "false"
 			if c.Muted != nil {
 				muted = "true"
@@ -108,13 +108,13 @@ func (s *Server) gatewayMetrics(tx *store.Tx, emit metrics.Emit) error {
 	return err
 }
 
-func (s *Server) groupMetrics(tx *store.Tx, g *store.Group, open []rest.Condition, emit metrics.Emit) error {
+func (s *Server) groupMetrics(tx *store.Tx, g *store.Group, open *health.Index, emit metrics.Emit) error {
 	policy, err := tx.PolicyOf(g)
 	if err != nil {
 		return err
 	}
 	id, rpo := string(g.ID), s.Live.RPO(g, policy.RPOThreshold, s.Now())
-	emit("rebound_group_health", level(health.Grade(health.OfGroup(open, whereOf(g)))), id)
+	emit("rebound_group_health", level(health.Grade(open.OfGroup(whereOf(g)))), id)
 	emit("rebound_group_state", 1, id, string(g.State), string(g.Active))
 	emit("rebound_group_items", float64(len(g.Members)), id)
 	emit("rebound_group_rpo_threshold_seconds", float64(rpo.ThresholdSeconds), id)

@@ -30,76 +30,9 @@ type Where struct {
 	Sites    []dr.SiteID
 }
 
-// OfGroup chooses the conditions that count for a group: its own, its items' and
-// disks', and what spreads from its gateways and sites.
-func OfGroup(list []rest.Condition, w Where) []rest.Condition {
-	return choose(list, func(c *rest.Condition) bool {
-		return c.Object.Group == w.Group || spreads(c, w)
-	})
-}
-
-// OfItem chooses those that count for one item of a group.
-func OfItem(list []rest.Condition, w Where, item dr.ItemID) []rest.Condition {
-	return WithoutOthers(OfGroup(list, w), item)
-}
-
-// WithoutOthers drops what is about other items of the group than this one.
-func WithoutOthers(list []rest.Condition, item dr.ItemID) []rest.Condition {
-	return choose(list, func(c *rest.Condition) bool { return c.Object.Item == "" || c.Object.Item == item })
-}
-
-func spreads(c *rest.Condition, w Where) bool {
-	row, ok := RowOf(Code(c.Code))
-	if !ok || !row.Spreads {
-		return false
-	}
-	switch c.Object.Kind {
-	case rest.ObjectGateway:
-		return slices.Contains(w.Gateways, c.Object.Gateway)
-	case rest.ObjectSite:
-		return slices.Contains(w.Sites, c.Object.Site)
-	default:
-		return false
-	}
-}
-
-// OfGateway chooses those about a gateway.
-func OfGateway(list []rest.Condition, id dr.GatewayID) []rest.Condition {
-	return choose(list, func(c *rest.Condition) bool { return c.Object.Kind == rest.ObjectGateway && c.Object.Gateway == id })
-}
-
-// OfSite chooses those about a site and its gateways.
-func OfSite(list []rest.Condition, id dr.SiteID) []rest.Condition {
-	return choose(list, func(c *rest.Condition) bool {
-		return c.Object.Site == id && (c.Object.Kind == rest.ObjectSite || c.Object.Kind == rest.ObjectGateway)
-	})
-}
-
-// OfVault chooses those about the vault itself.
-func OfVault(list []rest.Condition) []rest.Condition {
-	return choose(list, func(c *rest.Condition) bool {
-		return c.Object.Kind == rest.ObjectVault || c.Object.Kind == rest.ObjectWebhook
-	})
-}
-
-// Named chooses those whose object, or what it belongs to, has a name.
-func Named(list []rest.Condition, name string) []rest.Condition {
-	return choose(list, func(c *rest.Condition) bool { return IsNamed(&c.Object, name) })
-}
-
 // IsNamed reports whether an object, or what it belongs to, has a name.
 func IsNamed(o *rest.Object, name string) bool {
 	return slices.Contains([]string{o.ID, string(o.Kind) + "/" + o.ID, string(o.Site), string(o.Gateway), string(o.Group), string(o.Item), string(o.Machine), string(o.Job)}, name)
-}
-
-func choose(list []rest.Condition, f func(*rest.Condition) bool) []rest.Condition {
-	out := []rest.Condition{}
-	for i := range list {
-		if f(&list[i]) {
-			out = append(out, list[i])
-		}
-	}
-	return out
 }
 
 // infrastructure first, then what it carries.

@@ -272,29 +272,30 @@ func TestHealthOfObjects(t *testing.T) {
 		f.Groups[0].Members[0].HomeThere = false
 		f.Groups[0].Source = &control.GroupReport{Counters: control.Counters{DroppedDiscards: 1}}
 	})
-	open := tr.Open()
+	all := tr.Open()
+	open := NewIndex(all)
 	w := Where{Group: "g", Gateways: []dr.GatewayID{"gw-h", "gw-c"}, Sites: []dr.SiteID{"home", "cloud"}}
 	for _, tc := range []struct {
 		what, want string
 		list       []rest.Condition
 	}{
-		{"group", rest.HealthCritical, OfGroup(open, w)},
-		{"item", rest.HealthCritical, OfItem(open, w, "i")},
-		{"another item", rest.HealthWarning, OfItem(open, w, "j")},
-		{"gateway with a skewed clock", rest.HealthWarning, OfGateway(open, "gw-h")},
-		{"gateway whose certificate ends", rest.HealthCritical, OfGateway(open, "gw-c")},
-		{"site", rest.HealthWarning, OfSite(open, "home")},
-		{"vault", rest.HealthOK, OfVault(open)},
-		{"group elsewhere", rest.HealthOK, OfGroup(open, Where{Group: "third"})},
+		{"group", rest.HealthCritical, open.OfGroup(w)},
+		{"item", rest.HealthCritical, open.OfItem(w, "i")},
+		{"another item", rest.HealthWarning, open.OfItem(w, "j")},
+		{"gateway with a skewed clock", rest.HealthWarning, open.OfGateway("gw-h")},
+		{"gateway whose certificate ends", rest.HealthCritical, open.OfGateway("gw-c")},
+		{"site", rest.HealthWarning, open.OfSite("home")},
+		{"vault", rest.HealthOK, open.OfVault()},
+		{"group elsewhere", rest.HealthOK, open.OfGroup(Where{Group: "third"})},
 	} {
 		if got := Grade(tc.list); got != tc.want {
 			t.Errorf("%s: %s, want %s: %+v", tc.what, got, tc.want, tc.list)
 		}
 	}
-	for i := range open {
-		open[i].Muted = &rest.Note{By: "me"}
+	for i := range all {
+		all[i].Muted = &rest.Note{By: "me"}
 	}
-	if got := Grade(open); got != rest.HealthOK {
+	if got := Grade(open.All()); got != rest.HealthOK {
 		t.Errorf("all muted: %s", got)
 	}
 }

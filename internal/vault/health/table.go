@@ -22,14 +22,18 @@ var table = sync.OnceValue(func() []Row {
 	return slices.Concat(vaultRows(), gatewayRows(), volumeRows(), pointRows(), streamRows(), siteRows(), lifeRows(), memberRows(), agentRows())
 })
 
-// RowOf returns the row of a code.
-func RowOf(code Code) (Row, bool) {
-	rows := Table()
-	i := slices.IndexFunc(rows, func(r Row) bool { return r.Code == code })
-	if i < 0 {
-		return Row{}, false
+var byCode = sync.OnceValue(func() map[Code]Row {
+	m := map[Code]Row{}
+	for _, r := range Table() {
+		m[r.Code] = r
 	}
-	return rows[i], true
+	return m
+})
+
+// RowOf returns the row of a code. It must not be changed.
+func RowOf(code Code) (Row, bool) {
+	row, ok := byCode()[code]
+	return row, ok
 }
 
 const day = 24 * time.Hour

@@ -31,7 +31,10 @@ type proof struct {
 func (m *Monitor) facts(ctx context.Context, now time.Time) (*health.Facts, error) {
 	f := &health.Facts{Now: now}
 	err := m.cfg.Store.View(ctx, func(tx *store.Tx) error {
-		var err error
+		err := tx.Preload()
+		if err != nil {
+			return err
+		}
 		if f.Settings, err = Settings(tx); err != nil {
 			return err
 		}

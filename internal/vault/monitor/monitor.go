@@ -61,7 +61,7 @@ type Monitor struct {
 	proofs  map[dr.GroupID]proof
 
 	mu      sync.RWMutex
-	open    []rest.Condition
+	open    *health.Index
 	checked time.Time
 }
 
@@ -78,7 +78,7 @@ func Open(ctx context.Context, cfg Config) (*Monitor, error) {
 		}
 		open, err := tx.OpenConditions()
 		m.tracker = health.NewTracker(open)
-		m.open = m.tracker.Open()
+		m.open = health.NewIndex(m.tracker.Open())
 		return err
 	})
 	if err != nil {
@@ -114,7 +114,7 @@ func (m *Monitor) Run(ctx context.Context) {
 }
 
 // Conditions returns what is open, and when that was found.
-func (m *Monitor) Conditions() ([]rest.Condition, time.Time) {
+func (m *Monitor) Conditions() (*health.Index, time.Time) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	return m.open, m.checked
@@ -172,9 +172,10 @@ func (m *Monitor) publish(ctx context.Context, now time.Time) {
 		}
 		return
 	}
+	index := health.NewIndex(open)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.open, m.checked = open, now.UTC()
+	m.open, m.checked = index, now.UTC()
 }
 
 // keep writes changes with their events in one transaction.

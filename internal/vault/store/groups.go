@@ -184,19 +184,25 @@ func (t *Tx) DeleteGroup(id dr.GroupID) error {
 
 // Group reads a group.
 func (t *Tx) Group(id dr.GroupID) (Group, error) {
+	if t.loaded != nil {
+		return found(t.loaded.groups, id)
+	}
 	return readDoc[Group](t, "SELECT doc FROM groups WHERE id = ?", id)
 }
 
 // GroupOfItem reads the group of an item.
 func (t *Tx) GroupOfItem(id dr.ItemID) (Group, error) {
 	if t.loaded != nil {
-		return found(t.loaded.groups, id)
+		return found(t.loaded.groups, t.loaded.groupOf[id])
 	}
 	return readDoc[Group](t, "SELECT g.doc FROM groups g JOIN items i ON i.grp = g.id WHERE i.id = ?", id)
 }
 
 // Groups lists all groups by name.
 func (t *Tx) Groups() ([]Group, error) {
+	if t.loaded != nil {
+		return t.loaded.allGroups, nil
+	}
 	return readDocs[Group](t, "SELECT doc FROM groups ORDER BY id")
 }
 

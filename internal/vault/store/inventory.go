@@ -81,6 +81,9 @@ func (t *Tx) PutSite(s Site) error {
 
 // Site reads a site.
 func (t *Tx) Site(id dr.SiteID) (Site, error) {
+	if t.loaded != nil {
+		return found(t.loaded.sites, id)
+	}
 	return readDoc[Site](t, "SELECT doc FROM sites WHERE id = ?", id)
 }
 
@@ -175,6 +178,9 @@ func (t *Tx) Machine(siteID dr.SiteID, name dr.MachineName) (Machine, error) {
 
 // Machines lists machines, of one site when it is not empty.
 func (t *Tx) Machines(siteID dr.SiteID) ([]Machine, error) {
+	if t.loaded != nil {
+		return t.loaded.machinesAt(siteID), nil
+	}
 	return readDocs[Machine](t, "SELECT doc FROM machines WHERE ? = '' OR site = ? ORDER BY name, site", siteID, siteID)
 }
 

@@ -21,12 +21,14 @@ type Store struct {
 
 	mu        sync.Mutex
 	committed chan struct{}
+	preloaded *preloaded
 }
 
 // Tx is one transaction. It must not be kept beyond its function.
 type Tx struct {
 	ctx    context.Context
 	tx     *sql.Tx
+	store  *Store
 	queued bool
 	loaded *preloaded
 }
@@ -112,7 +114,7 @@ func (s *Store) in(ctx context.Context, opts *sql.TxOptions, f func(*Tx) error) 
 		return fmt.Errorf("begin transaction: %w", err)
 	}
 	defer tx.Rollback() //nolint:errcheck // after a commit it has nothing to do
-	t := &Tx{ctx: ctx, tx: tx}
+	t := &Tx{ctx: ctx, tx: tx, store: s}
 	if err := f(t); err != nil {
 		return err
 	}
