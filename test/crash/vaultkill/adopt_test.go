@@ -43,7 +43,7 @@ func (l *lab) loseVault(join ...*place) {
 	l.stopVault()
 	l.dir, l.c = filepath.Join(l.t.TempDir(), "vault"), nil
 	l.must(makeDir(l.dir))
-	l.startVault("")
+	l.startVault()
 	for _, s := range []*place{l.home, l.cloud} {
 		_, err := l.c.CreateSite(l.t.Context(), rest.NewSite{ID: s.at})
 		l.must(err)

@@ -35,7 +35,7 @@ func (l *lab) restore(file string) {
 	l.dir = filepath.Join(l.t.TempDir(), "restored")
 	_, err := backup.Restore(l.t.Context(), file, l.dir, backup.Options{Passphrase: secret})
 	l.must(err)
-	l.startVault("")
+	l.startVault()
 	l.connected() // with the certificates that they have
 }
 
@@ -69,8 +69,7 @@ func TestBackupInTheMiddleOfAFailover(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, 0)
 	l.protect()
-	l.restart("raise-generation after")
-	l.connected()
+	l.arm("raise-generation after")
 	l.until("failover is allowed", func() bool { return l.allowed(lifecycle.Failover) })
 	_, _ = l.c.Operate(t.Context(), client.GroupTarget(app), lifecycle.Failover, rest.OperationRequest{Mode: "planned"})
 	end := <-l.vault.done
@@ -78,8 +77,9 @@ func TestBackupInTheMiddleOfAFailover(t *testing.T) {
 	if !killed(end) {
 		t.Fatalf("the vault ended: %v", end)
 	}
+	l.arm()
 	file := l.backup()
-	l.startVault("")
+	l.startVault()
 	l.connected()
 	l.untilState(lifecycle.CommitPending)
 	l.operate(lifecycle.Undo, rest.OperationRequest{})

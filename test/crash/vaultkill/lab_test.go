@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net"
 	"os"
@@ -15,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/google/renameio/v2"
 
 	"rebound/internal/dr"
 	"rebound/internal/gateway"
@@ -28,16 +29,19 @@ const app = dr.GroupID("app")
 
 // lab is a vault process and two gateway processes.
 type lab struct {
-	t     *testing.T
-	dir   string // of the vault
-	addr  string
-	bins  [2]string
-	lives int // vault processes so far
-	life  time.Duration
-	vault *process
-	home  *place
-	cloud *place
-	c     *client.Client
+	t    *testing.T
+	dir  string // of the vault
+	addr string
+	bins [2]string
+	doc  rest.Plan // the plan of the legs that are a plan's
+	// second is another person, who approves.
+	second *client.Client
+	lives  int // vault processes so far
+	life   time.Duration
+	vault  *process
+	home   *place
+	cloud  *place
+	c      *client.Client
 }
 
 // process is one child.
@@ -93,7 +97,7 @@ func newLab(t *testing.T, life time.Duration) *lab {
 	t.Helper()
 	l := &lab{t: t, dir: filepath.Join(t.TempDir(), "vault"), addr: freeAddr(t), life: life}
 	l.must(os.MkdirAll(l.dir, 0o700))
-	l.bins = [2]string{otherBinary(t, 1), otherBinary(t, 2)}
+	l.bins = [2]string{binary(0), binary(1)}
 	t.Cleanup(func() {
 		l.stopVault()
 		for _, s := range []*place{l.home, l.cloud} {
@@ -105,29 +109,10 @@ func newLab(t *testing.T, life time.Duration) *lab {
 			t.Logf("the vault's log ends:\n%s", l.vault.log)
 		}
 	})
-	l.startVault("")
+	l.startVault()
 	l.home, l.cloud = l.enroll("gw-home", "home"), l.enroll("gw-cloud", "cloud")
 	l.connected()
 	return l
-}
-
-// otherBinary copies the test binary and adds a byte, so that its hash is
-// another one: two releases that take turns.
-func otherBinary(t *testing.T, n int) string {
-	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := os.ReadFile(self)
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(t.TempDir(), fmt.Sprintf("vault-%d", n))
-	if err := os.WriteFile(path, append(b, byte(n)), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	return path
 }
 
 func spawn(t *testing.T, binary string, env ...string) *process {
@@ -152,9 +137,9 @@ func spawn(t *testing.T, binary string, env ...string) *process {
 
 // startVault starts the next vault process; binaries take turns. One that kills
 // itself before it is ready has done its part.
-func (l *lab) startVault(kill string) {
+func (l *lab) startVault() {
 	l.t.Helper()
-	p := spawn(l.t, l.bins[l.lives%2], envRole+"=vault", envDir+"="+l.dir, envAddr+"="+l.addr, envKill+"="+kill, envLife+"="+l.life.String())
+	p := spawn(l.t, l.bins[l.lives%2], envRole+"=vault", envDir+"="+l.dir, envAddr+"="+l.addr, envLife+"="+l.life.String())
 	l.lives++
 	l.vault = p
 	line, err := p.out.ReadString('\n')
@@ -182,6 +167,17 @@ func killed(err error) bool {
 	}
 	ws, ok := ee.Sys().(syscall.WaitStatus)
 	return ok && ws.Signaled() && ws.Signal() == syscall.SIGKILL
+}
+
+// arm says where the vault kills itself from now on.
+func (l *lab) arm(places ...string) {
+	l.t.Helper()
+	path := filepath.Join(l.dir, armedFile)
+	if len(places) == 0 {
+		l.must(os.RemoveAll(path))
+		return
+	}
+	l.must(renameio.WriteFile(path, []byte(strings.Join(places, "\n")+"\n"), 0o600))
 }
 
 // stopVault ends the vault in order.

@@ -3,6 +3,7 @@ package vaultkill
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -25,14 +27,20 @@ const (
 	envRole = "REBOUND_CRASH_ROLE"
 	envDir  = "REBOUND_CRASH_DIR"
 	envAddr = "REBOUND_CRASH_ADDR"
-	// envKill lists "task moment" pairs, with commas between, at which a
-	// vault kills itself once; "*" is each.
-	envKill = "REBOUND_CRASH_KILL"
 	envLife = "REBOUND_CRASH_LIFE"
+	// envBins is a directory with two releases of the test binary.
+	envBins = "REBOUND_CRASH_BINARIES"
 )
 
-// killedFile holds the places at which the vault of a directory has died.
-const killedFile = "killed"
+// The files in a vault's directory by which a test and the vault talk.
+const (
+	// armedFile holds a line for each place at which the vault kills itself:
+	// "TASK" or "TASK MOMENT", where TASK is without its part, "*" for each.
+	// "hold TASK MOMENT" is a place at which it waits until the line is gone.
+	armedFile = "armed"
+	// killedFile holds "JOB TASK MOMENT" of each place at which it has died.
+	killedFile = "killed"
+)
 
 // TestMain lets the test binary be a vault, a gateway, and a capture.
 func TestMain(m *testing.M) {
@@ -47,7 +55,43 @@ func TestMain(m *testing.M) {
 	case "gateway":
 		os.Exit(run(serveGateway))
 	}
-	os.Exit(m.Run())
+	os.Exit(withBinaries(m.Run))
+}
+
+// withBinaries copies the test binary twice and adds a byte to each, so that
+// their hashes differ: two releases that take turns.
+func withBinaries(run func() int) int {
+	dir, err := os.MkdirTemp("", "vaultkill")
+	if err == nil {
+		defer os.RemoveAll(dir)
+		err = os.Setenv(envBins, dir)
+	}
+	for n := range 2 {
+		if err == nil {
+			err = copyBinary(binary(n), byte(n+1))
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return run()
+}
+
+func binary(n int) string {
+	return filepath.Join(os.Getenv(envBins), fmt.Sprintf("vault-%d", n+1))
+}
+
+func copyBinary(path string, mark byte) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	b, err := os.ReadFile(self)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(b, mark), 0o700)
 }
 
 func run(f func(context.Context) error) int {
@@ -67,29 +111,62 @@ func logger() *slog.Logger {
 // serveVault is a vault that kills itself where envKill says.
 func serveVault(ctx context.Context) error {
 	dir := os.Getenv(envDir)
-	places := strings.Split(os.Getenv(envKill), ",")
 	life, _ := time.ParseDuration(os.Getenv(envLife))
 	return vault.Serve(ctx, vault.Config{
 		Dir: dir, Listen: os.Getenv(envAddr), Log: logger(), Version: "crash", CertificateLife: life,
 		Ready: func(net.Addr) { fmt.Println("ready") },
-		Hook: func(_ dr.JobID, task, moment string) {
-			if where := task + " " + moment; slices.Contains(places, "*") || slices.Contains(places, where) {
-				dieOnce(dir, where)
-			}
-		},
+		Hook: (&places{dir: dir}).enter,
 	})
 }
 
+// places are where a vault dies, or waits.
+type places struct {
+	dir string
+	mu  sync.Mutex // two jobs may be at a place each
+}
+
+// enter is called at each boundary of each task.
+func (p *places) enter(job dr.JobID, task, moment string) {
+	base, _, _ := strings.Cut(task, "@")
+	at := base + " " + moment
+	for slices.Contains(p.armed(), "hold "+at) {
+		time.Sleep(5 * time.Millisecond)
+	}
+	armed := p.armed()
+	if slices.Contains(armed, "*") || slices.Contains(armed, base) || slices.Contains(armed, at) {
+		p.dieOnce(fmt.Sprintf("%s %s %s", job, task, moment))
+	}
+}
+
+func (p *places) armed() []string {
+	b, err := os.ReadFile(filepath.Join(p.dir, armedFile))
+	if err != nil {
+		return nil
+	}
+	return strings.Split(strings.TrimSpace(string(b)), "\n")
+}
+
 // dieOnce kills this process unless it did so here before.
-func dieOnce(dir, where string) {
-	path := filepath.Join(dir, killedFile)
+func (p *places) dieOnce(where string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	path := filepath.Join(p.dir, killedFile)
 	seen, _ := os.ReadFile(path)
 	if bytes.Contains(seen, []byte(where+"\n")) {
 		return
 	}
-	if err := os.WriteFile(path, append(seen, []byte(where+"\n")...), 0o600); err != nil {
+	if err := appendLine(path, where); err != nil {
 		panic(err)
 	}
 	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL) // there is no after
 	select {}
+}
+
+func appendLine(path, line string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(line + "\n")
+	return errors.Join(err, f.Close())
 }
