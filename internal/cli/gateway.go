@@ -14,6 +14,7 @@ import (
 	"rebound/internal/dr"
 	"rebound/internal/gateway"
 	"rebound/internal/gateway/runbook"
+	"rebound/internal/journal/keyring"
 	"rebound/internal/problem"
 	"rebound/internal/site/qemu"
 	"rebound/internal/spool"
@@ -29,6 +30,7 @@ type serveGateway struct {
 	roles                                          []string
 	datastores, volumes                            map[string]string
 	diskLimit                                      int
+	keyFile                                        string
 }
 
 func (a *app) newGateway() *cobra.Command {
@@ -63,6 +65,7 @@ starts need only --dir.`,
 	f.IntVar(&o.diskLimit, "disk-limit", control.DefaultDiskLimit, "how many disks the master target takes")
 	f.StringVar(&o.spoolDir, "spool-dir", "", "directory for what a slow or broken link holds up (default: DIR/spool)")
 	f.Int64Var(&o.spoolLimit, "spool-limit", 16<<10, "MiB that the spool of one group may take; 0 keeps none: a long outage then leaves a hole in the history")
+	f.StringVar(&o.keyFile, "key-file", "", "file with the keys that wrap those of journals and spools: with one, they are encrypted at rest (default: $"+keyring.EnvVar+")")
 	f.StringVar(&o.listen, "listen", ":9443", "address to take streams on")
 	f.StringVar(&o.dataAddr, "data-addr", "", "host:port told to other gateways (default: the one listened on)")
 	f.StringVar(&o.passphrase, "passphrase", "", "one-time passphrase of the enrolment (default: $REBOUND_PASSPHRASE)")
@@ -122,6 +125,10 @@ func (a *app) runGateway(ctx context.Context, o serveGateway) error {
 			return err
 		}
 	}
+	keys, err := keyring.Load(o.keyFile, os.Getenv)
+	if err != nil {
+		return err
+	}
 	exe, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find own program: %w", err)
@@ -140,7 +147,7 @@ func (a *app) runGateway(ctx context.Context, o serveGateway) error {
 		DataListen: o.listen, DataAddr: o.dataAddr, Identity: holder, Driver: driver, Version: Version, Metrics: o.metrics, Recent: a.recent,
 		CaptureArgv: []string{exe, "--log-level", a.logLevel, "--log-format", a.logFormat, "capture"}, Log: log.With("gateway", enr.Name),
 		Roles: o.gatewayRoles(), RetentionVolumes: o.retentionVolumes(), DiskLimit: o.diskLimit,
-		SpoolDir: o.spoolDir, SpoolLimits: o.spoolLimits(), Scripts: runbook.Scripts(o.scripts),
+		SpoolDir: o.spoolDir, SpoolLimits: o.spoolLimits(), Scripts: runbook.Scripts(o.scripts), Keys: keys,
 	})
 	if err != nil {
 		return err

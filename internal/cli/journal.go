@@ -2,12 +2,14 @@ package cli
 
 import (
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"rebound/internal/dr"
 	"rebound/internal/journal"
+	"rebound/internal/journal/keyring"
 	"rebound/internal/problem"
 )
 
@@ -20,8 +22,25 @@ vault and no gateway, only the directory and the bases that it names.`,
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.newJournalInspect(), a.newJournalVerify(), a.newJournalPoints(), a.newJournalExport())
+	var keyFile string
+	cmd.PersistentFlags().StringVar(&keyFile, "key-file", "", "file with the keys of what is encrypted (default: $"+keyring.EnvVar+")")
+	open := func(cmd *cobra.Command, dir string) (*journal.Journal, error) {
+		opts, err := journalOptions(keyFile)
+		if err != nil {
+			return nil, err
+		}
+		return journal.OpenReadOnly(cmd.Context(), dir, opts)
+	}
+	cmd.AddCommand(a.newJournalInspect(), a.newJournalVerify(open), a.newJournalPoints(open), a.newJournalExport(&keyFile))
 	return cmd
+}
+
+// openJournal opens a journal for reading with the keys of --key-file.
+type openJournal func(cmd *cobra.Command, dir string) (*journal.Journal, error)
+
+func journalOptions(keyFile string) (journal.Options, error) {
+	keys, err := keyring.Load(keyFile, os.Getenv)
+	return journal.Options{Keys: keys}, err
 }
 
 func (a *app) newJournalInspect() *cobra.Command {
@@ -44,6 +63,9 @@ func (a *app) newJournalInspect() *cobra.Command {
 				for i, d := range in.Disks {
 					t.row(fmt.Sprintf("Disk %d", i), fmt.Sprintf("%s/%s %d bytes, base %s", d.Machine, d.Disk, d.SizeBytes, in.BasePaths[i]))
 				}
+				if in.Keys.Keys > 0 {
+					t.row("Encrypted", fmt.Sprintf("with data key %s, which key %s unwraps", in.Keys.Key, in.Keys.WrappedBy))
+				}
 				t.row("Segments", len(in.Segments))
 				for _, v := range in.Views {
 					t.row("View", fmt.Sprintf("%s of %s at %s", v.ID, v.Machine, v.Position))
@@ -53,13 +75,13 @@ func (a *app) newJournalInspect() *cobra.Command {
 	}
 }
 
-func (a *app) newJournalVerify() *cobra.Command {
+func (a *app) newJournalVerify(open openJournal) *cobra.Command {
 	return &cobra.Command{
 		Use: "verify DIR", Short: "Read all redo, check every checksum, name the points that are hit",
 		Example: "  rebound journal verify /var/lib/rebound/gateway/journals/shop/journal",
 		Args:    exactly("DIR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			j, err := journal.OpenReadOnly(cmd.Context(), args[0], journal.Options{})
+			j, err := open(cmd, args[0])
 			if err != nil {
 				return err
 			}
@@ -94,13 +116,13 @@ func (a *app) newJournalVerify() *cobra.Command {
 	}
 }
 
-func (a *app) newJournalPoints() *cobra.Command {
+func (a *app) newJournalPoints(open openJournal) *cobra.Command {
 	return &cobra.Command{
 		Use: "points DIR", Short: "List the recovery points of a journal",
 		Example: "  rebound journal points /var/lib/rebound/gateway/journals/shop/journal",
 		Args:    exactly("DIR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			j, err := journal.OpenReadOnly(cmd.Context(), args[0], journal.Options{})
+			j, err := open(cmd, args[0])
 			if err != nil {
 				return err
 			}
@@ -119,7 +141,7 @@ func pointRows(t *table, points []dr.Point) {
 	}
 }
 
-func (a *app) newJournalExport() *cobra.Command {
+func (a *app) newJournalExport(keyFile *string) *cobra.Command {
 	var point, disk, out, format string
 	cmd := &cobra.Command{
 		Use:   "export DIR --point P --disk MACHINE/DISK --out FILE",
@@ -137,11 +159,15 @@ is gone; one that a gateway has open is refused, stop the gateway first.`,
 			if out == "" {
 				return usageError{fmt.Errorf("--out is missing")}
 			}
+			opts, err := journalOptions(*keyFile)
+			if err != nil {
+				return err
+			}
 			bar := a.newBar("export")
 			res, err := journal.Export(cmd.Context(), args[0], journal.ExportRequest{
 				Selector: dr.PointSelector(point), Machine: dr.MachineName(machine), Disk: dr.DiskID(id),
 				Out: out, Format: journal.Format(format), Progress: bar.set,
-			}, journal.Options{})
+			}, opts)
 			bar.done()
 			if err != nil {
 				return err

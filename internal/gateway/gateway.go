@@ -21,6 +21,7 @@ import (
 	"rebound/internal/gateway/standby"
 	"rebound/internal/gateway/statefile"
 	"rebound/internal/identity"
+	"rebound/internal/journal/keyring"
 	"rebound/internal/link"
 	"rebound/internal/logging"
 	"rebound/internal/metrics"
@@ -65,7 +66,10 @@ type Config struct {
 	// none.
 	SpoolDir    string
 	SpoolLimits spool.Limits
-	Log         *slog.Logger
+	// Keys wrap those that journals and spools are encrypted with; nil: what
+	// is new is not encrypted, and what is encrypted is not opened.
+	Keys *keyring.Wrapping
+	Log  *slog.Logger
 }
 
 // Gateway is the process.
@@ -139,7 +143,7 @@ func (g *Gateway) openData(ctx context.Context) error {
 		return fmt.Errorf("listen for data: %w", err)
 	}
 	host, err := standby.Open(ctx, standby.Config{
-		Dir: filepath.Join(g.cfg.Dir, "journals"), RunDir: g.cfg.RunDir, Driver: g.driver, Volumes: g.journalDirs(), Site: g.cfg.Site,
+		Dir: filepath.Join(g.cfg.Dir, "journals"), RunDir: g.cfg.RunDir, Driver: g.driver, Volumes: g.journalDirs(), Site: g.cfg.Site, Keys: g.cfg.Keys,
 		Log: g.log, Event: g.events.add, Changed: g.Poke,
 	})
 	if err != nil {

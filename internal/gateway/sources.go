@@ -17,7 +17,7 @@ func (g *Gateway) sourceConfig(group dr.GroupID) source.Config {
 	return source.Config{
 		Group: group, Dir: filepath.Join(g.cfg.Dir, "sources", string(group)), RunDir: g.cfg.RunDir,
 		Gateway: g.cfg.Name, Driver: g.driver, Identity: g.cfg.Identity, CaptureArgv: g.cfg.CaptureArgv,
-		SpoolDir: g.cfg.SpoolDir, SpoolLimits: g.cfg.SpoolLimits,
+		SpoolDir: g.cfg.SpoolDir, SpoolLimits: g.cfg.SpoolLimits, Keys: g.cfg.Keys,
 		Log: g.log.With("group", group), Event: g.events.add, Changed: g.Poke,
 		Committed: func() (dr.Position, map[dr.GroupDisk]*extent.Set, bool) { return g.standby.Committed(group) },
 	}

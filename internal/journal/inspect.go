@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"rebound/internal/dr"
+	"rebound/internal/journal/keyring"
 	"rebound/internal/journal/vfs"
 )
 
@@ -38,6 +39,8 @@ type Inspection struct {
 	Views      []View           `json:"views"`
 	Segments   []SegmentInfo    `json:"segments"`
 	Machines   []dr.MachineName `json:"machines"`
+	// Keys says what new redo is encrypted with; zero: it is not.
+	Keys keyring.Info `json:"keys"`
 }
 
 // Inspect reads a journal's directory. It takes no lock and changes nothing, so
@@ -69,6 +72,9 @@ func Inspect(dir string, fsys vfs.FS) (Inspection, error) {
 			return in, fmt.Errorf("inspect journal: %w", err)
 		}
 	}
+	if in.Keys, err = keyring.Look(fsys, dir); err != nil {
+		return in, fmt.Errorf("inspect journal: %w", err)
+	}
 	numbers, err := segmentNumbers(fsys, dir)
 	if err != nil {
 		return in, err
@@ -82,7 +88,7 @@ func Inspect(dir string, fsys vfs.FS) (Inspection, error) {
 }
 
 func inspectSegment(fsys vfs.FS, dir string, number uint64) SegmentInfo {
-	s, err := openSegment(fsys, dir, number, true)
+	s, err := lookAtSegment(fsys, dir, number)
 	if err != nil {
 		return SegmentInfo{Number: number, Error: err.Error()}
 	}

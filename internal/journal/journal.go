@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"rebound/internal/dr"
+	"rebound/internal/journal/keyring"
 	"rebound/internal/journal/vfs"
 )
 
@@ -58,6 +59,10 @@ type Options struct {
 	ReserveBytes int64
 	// NoImageLocks leaves out QEMU's image locks on the bases.
 	NoImageLocks bool
+	// Keys unwrap and wrap the keys of what is encrypted at rest. Without
+	// them new redo is not encrypted, and a journal that is encrypted does
+	// not open (KeyMissing).
+	Keys *keyring.Wrapping
 	// now is the clock of what is not the source's (views' creation).
 	Now func() time.Time
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"rebound/internal/dr"
+	"rebound/internal/journal/keyring"
 	"rebound/internal/journal/vfs"
 	"rebound/internal/problem"
 	"rebound/internal/segment"
@@ -34,6 +35,7 @@ type Journal struct {
 	bases    []*base
 	groupSum uint32
 	reserve  int64 // negative: none
+	keys     *keyring.Ring
 	cache    *frameCache
 	grew     chan struct{} // something was appended
 
@@ -41,7 +43,8 @@ type Journal struct {
 
 	appendMu    sync.Mutex // one writer; guards the two below
 	nextSegment uint64
-	roomLeft    int64 // that may be appended before the volume is asked again
+	sealed      []byte // room for an encrypted frame
+	roomLeft    int64  // that may be appended before the volume is asked again
 
 	full atomic.Bool // the newest frame found no room
 
@@ -301,6 +304,9 @@ func (j *Journal) start(ctx context.Context) error {
 	}
 	if m.Owner != ownerJournal {
 		return problem.New(problem.JournalInUse, "the bases belong to a machine since the commit")
+	}
+	if j.keys, err = keyring.Open(j.fs, j.dir, j.opts.Keys, j.readOnly); err != nil {
+		return err
 	}
 	j.disks = m.Disks
 	for i, path := range m.BasePaths {

@@ -38,7 +38,10 @@ type frameItem struct {
 	cost   int
 }
 
-type readBuffer struct{ stored [segment.BlockSize]byte }
+type readBuffer struct {
+	stored  [segment.MaxBlock]byte
+	scratch segment.Scratch
+}
 
 func newFrameCache(limit int) *frameCache {
 	c := &frameCache{limit: limit, order: list.New(), items: map[frameKey]*list.Element{}}
@@ -84,7 +87,7 @@ func (c *frameCache) tables(s *segmentFile, frame uint32) (segment.Tables, error
 	if err := s.readAt(head[:], int64(frame)); err != nil {
 		return segment.Tables{}, err
 	}
-	h, err := segment.ParseHeader(head[:])
+	h, err := segment.ParseStoredHeader(head[:])
 	if err != nil {
 		return segment.Tables{}, err
 	}
@@ -96,6 +99,9 @@ func (c *frameCache) tables(s *segmentFile, frame uint32) (segment.Tables, error
 		return segment.Tables{}, err
 	}
 	t, err := segment.ParseTables(h, buf)
+	if err == nil {
+		t, err = t.WithKey(s.key)
+	}
 	if err != nil {
 		return t, err
 	}
@@ -159,10 +165,10 @@ func (c *frameCache) readBlock(p *piece, b *segment.Block, dst []byte, in int) e
 		return err
 	}
 	if !keep {
-		return b.Read(nil, dst, in, stored)
+		return b.Read(&buf.scratch, dst, in, stored)
 	}
 	data := make([]byte, b.Length)
-	if err := b.Read(nil, data, 0, stored); err != nil {
+	if err := b.Read(&buf.scratch, data, 0, stored); err != nil {
 		return err
 	}
 	c.put(&frameItem{key: k, data: data, cost: len(data) + 256})

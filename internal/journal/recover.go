@@ -47,7 +47,10 @@ func (j *Journal) dropFile(number uint64) {
 
 // recoverSegment opens one segment and indexes it.
 func (j *Journal) recoverSegment(number uint64, last bool) error {
-	s, err := openSegment(j.fs, j.dir, number, j.readOnly)
+	s, err := openSegment(j.fs, j.dir, number, j.readOnly, j.keys)
+	if problem.HasCode(err, problem.KeyMissing) {
+		return err // it is not damaged
+	}
 	if err != nil {
 		return j.lost(number, err)
 	}

@@ -9,11 +9,16 @@ import (
 	"sync/atomic"
 
 	"rebound/internal/dr"
+	"rebound/internal/journal/keyring"
 	"rebound/internal/journal/vfs"
 	"rebound/internal/segment"
 )
 
-const redoDir = "redo"
+const (
+	redoDir = "redo"
+	// controlsUse is what the list of controls is encrypted for.
+	controlsUse = "controls 1"
+)
 
 func segmentName(dir string, number uint64) string {
 	return filepath.Join(dir, redoDir, fmt.Sprintf("%010d.seg", number))
@@ -42,6 +47,9 @@ type segmentFile struct {
 	segment.FileHeader
 	file vfs.File
 	path string
+	// key is what the file is encrypted with; nil if it is not, or if it is
+	// only looked at.
+	key  *segment.Key
 	last dr.Seq // of the last whole frame; First-1 while there is none
 	size int64  // of header and frames, in bytes
 	// of an unsealed segment: its index so far, in order of arrival
@@ -72,8 +80,11 @@ func (s *segmentFile) release() {
 
 // createSegment makes a segment file and its header. It is durable with the
 // first sync of its frames, and its name with syncing the directory, which
-// comes first.
-func createSegment(fsys vfs.FS, dir string, h segment.FileHeader) (*segmentFile, error) {
+// comes first. What is in it is encrypted with key, unless that is nil.
+func createSegment(fsys vfs.FS, dir string, h segment.FileHeader, key *segment.Key) (*segmentFile, error) {
+	if key != nil {
+		h.Key = key.ID()
+	}
 	path := segmentName(dir, h.Number)
 	f, err := fsys.Create(path)
 	if err != nil {
@@ -91,14 +102,24 @@ func createSegment(fsys vfs.FS, dir string, h segment.FileHeader) (*segmentFile,
 		_ = fsys.Remove(path)
 		return nil, fmt.Errorf("create segment %s: %w", path, err)
 	}
-	s := &segmentFile{FileHeader: h, file: f, path: path, last: h.First - 1, size: segment.FileHeaderSize}
+	s := &segmentFile{FileHeader: h, file: f, path: path, key: key, last: h.First - 1, size: segment.FileHeaderSize}
 	s.hold()
 	return s, nil
 }
 
 // openSegment opens a segment file. A sealed one is known by its trailer;
 // of another the frames are read up to the last whole one.
-func openSegment(fsys vfs.FS, dir string, number uint64, readOnly bool) (*segmentFile, error) {
+func openSegment(fsys vfs.FS, dir string, number uint64, readOnly bool, keys *keyring.Ring) (*segmentFile, error) {
+	return openSegmentWith(fsys, dir, number, readOnly, keys.Key)
+}
+
+// lookAtSegment opens a segment file without its key: its content and controls
+// cannot be read.
+func lookAtSegment(fsys vfs.FS, dir string, number uint64) (*segmentFile, error) {
+	return openSegmentWith(fsys, dir, number, true, nil)
+}
+
+func openSegmentWith(fsys vfs.FS, dir string, number uint64, readOnly bool, keys func(segment.KeyID) (*segment.Key, error)) (*segmentFile, error) {
 	path := segmentName(dir, number)
 	f, err := fsys.Open(path, readOnly)
 	if err != nil {
@@ -106,14 +127,14 @@ func openSegment(fsys vfs.FS, dir string, number uint64, readOnly bool) (*segmen
 	}
 	s := &segmentFile{file: f, path: path}
 	s.hold()
-	if err := s.load(number); err != nil {
+	if err := s.load(number, keys); err != nil {
 		s.release()
 		return nil, fmt.Errorf("open segment %s: %w", path, err)
 	}
 	return s, nil
 }
 
-func (s *segmentFile) load(number uint64) error {
+func (s *segmentFile) load(number uint64, keys func(segment.KeyID) (*segment.Key, error)) error {
 	var head [segment.FileHeaderSize]byte
 	if err := s.readAt(head[:], 0); err != nil {
 		return err
@@ -123,6 +144,13 @@ func (s *segmentFile) load(number uint64) error {
 	}
 	if s.Number != number {
 		return fmt.Errorf("%w: it is segment %d", segment.ErrDamaged, s.Number)
+	}
+	if keys != nil {
+		key, err := keys(s.Key)
+		if err != nil {
+			return err
+		}
+		s.key = key
 	}
 	size, err := s.file.Size()
 	if err != nil {
@@ -156,7 +184,7 @@ func (s *segmentFile) readAt(p []byte, off int64) error { return segment.ReadFul
 // whole, or does not follow the one before.
 func (s *segmentFile) scan(size int64) error {
 	s.last, s.size = s.First-1, segment.FileHeaderSize
-	buf := make([]byte, segment.MaxFrame)
+	buf := make([]byte, segment.MaxStored)
 	for s.size < size {
 		f, err := s.frameAt(buf, s.size, size)
 		if err != nil && !segment.NoFrame(err) {
@@ -165,7 +193,12 @@ func (s *segmentFile) scan(size int64) error {
 		if err != nil || f.First != s.last+1 {
 			return nil
 		}
-		if _, _, err := s.note(&f); err != nil {
+		if s.key != nil {
+			if f, err = f.WithKey(s.key); err != nil {
+				return err
+			}
+		}
+		if _, _, err := s.note(&f, f.Size); err != nil {
 			return err
 		}
 	}
@@ -178,9 +211,9 @@ func (s *segmentFile) frameAt(buf []byte, at, end int64) (segment.Frame, error) 
 	return segment.ReadFrame(s.file, &s.FileHeader, buf, at, end)
 }
 
-// note adds a frame, which lies at s.size, to the index. It returns the
-// frame's records and controls.
-func (s *segmentFile) note(f *segment.Frame) ([]segment.Record, []control, error) {
+// note adds a frame, which lies at s.size and takes size bytes there, to the
+// index. It returns the frame's records and controls.
+func (s *segmentFile) note(f *segment.Frame, size int) ([]segment.Record, []control, error) {
 	nr, nc := len(s.records), len(s.controls)
 	for m := range f.Entries() {
 		switch {
@@ -190,6 +223,7 @@ func (s *segmentFile) note(f *segment.Frame) ([]segment.Record, []control, error
 				Disk: m.Disk, Kind: m.Kind, Flags: m.Flags, Payload: uint32(m.PayloadOffset),
 				Offset: m.Offset, Length: m.Length, Seq: m.Seq, Frame: uint64(s.size),
 			})
+		case f.Sealed && s.key == nil: // only looked at
 		default:
 			c := control{pos: s.at(m.Seq), kind: m.Kind, data: make([]byte, m.PayloadLength)}
 			if err := f.ReadPayload(c.data, m.PayloadOffset); err != nil {
@@ -199,7 +233,7 @@ func (s *segmentFile) note(f *segment.Frame) ([]segment.Record, []control, error
 			s.controls = append(s.controls, c)
 		}
 	}
-	s.last, s.size = f.Last(), s.size+int64(f.Size)
+	s.last, s.size = f.Last(), s.size+int64(size)
 	s.frames++
 	return s.records[nr:], s.controls[nc:], nil
 }
@@ -211,6 +245,12 @@ func (s *segmentFile) seal() (segment.Trailer, error) {
 	var list []byte
 	for _, c := range s.controls {
 		list = segment.AppendControl(list, segment.Control{Seq: c.pos.Seq, Kind: c.kind, Data: c.data})
+	}
+	if s.key != nil {
+		var err error
+		if list, err = s.key.SealBytes(nil, list, controlsUse); err != nil {
+			return segment.Trailer{}, fmt.Errorf("seal segment: %w", err)
+		}
 	}
 	t := segment.Trailer{
 		IndexOffset: s.size, Records: uint64(len(sorted)), Last: s.last, Frames: s.frames,
@@ -262,6 +302,12 @@ func (s *segmentFile) readControls() ([]control, error) {
 	}
 	if segment.Checksum(buf) != s.trailer.ControlsSum {
 		return nil, fmt.Errorf("read controls of %s: %w", s.path, segment.ErrDamaged)
+	}
+	if s.key != nil {
+		var err error
+		if buf, err = s.key.OpenBytes(buf, controlsUse); err != nil {
+			return nil, fmt.Errorf("read controls of %s: %w", s.path, err)
+		}
 	}
 	list, err := segment.ParseControls(buf)
 	if err != nil {

@@ -100,17 +100,24 @@ func (j *Journal) Append(frame []byte) error {
 	if err := j.checkEntries(&f); err != nil {
 		return err
 	}
-	if err := j.checkRoom(int64(f.Size)); err != nil {
+	if err := j.checkRoom(int64(f.Size) + segment.MaxStored - segment.MaxFrame); err != nil {
 		return err
 	}
 	seg, err := j.segmentFor(&f)
 	if err != nil {
 		return j.volumeError("begin a segment", err)
 	}
-	if _, err := seg.file.WriteAt(f.Bytes(), seg.size); err != nil {
+	stored := f.Bytes()
+	if seg.key != nil {
+		if j.sealed, err = seg.key.Seal(j.sealed[:0], &f); err != nil {
+			return fmt.Errorf("encrypt a frame: %w", err)
+		}
+		stored = j.sealed
+	}
+	if _, err := seg.file.WriteAt(stored, seg.size); err != nil {
 		return j.volumeError("append a frame", err)
 	}
-	return j.publish(seg, &f)
+	return j.publish(seg, &f, len(stored))
 }
 
 // volumeError turns a full volume into a NoRoom problem: what was there stays
@@ -235,7 +242,8 @@ func (j *Journal) segmentFor(f *segment.Frame) (*segmentFile, error) {
 	j.mu.Lock()
 	seg := j.active
 	j.mu.Unlock()
-	if seg != nil && seg.size+int64(f.Size) > j.opts.SegmentBytes && seg.frames > 0 {
+	full := seg != nil && seg.size+int64(f.Size) > j.opts.SegmentBytes && seg.frames > 0
+	if full || (seg != nil && seg.key != j.keys.Current()) { // or begun before there was a key
 		if _, err := j.Sync(); err != nil {
 			return nil, err
 		}
@@ -250,7 +258,7 @@ func (j *Journal) segmentFor(f *segment.Frame) (*segmentFile, error) {
 	j.nextSegment++ // also when it fails: a number is never used twice
 	seg, err := createSegment(j.fs, j.dir, segment.FileHeader{
 		Number: j.nextSegment - 1, Generation: f.Generation, Epoch: f.Epoch, First: f.First, Group: j.groupSum,
-	})
+	}, j.keys.Current())
 	if err != nil {
 		return nil, err
 	}
@@ -262,10 +270,10 @@ func (j *Journal) segmentFor(f *segment.Frame) (*segmentFile, error) {
 }
 
 // publish puts a frame that was written into the index. appendMu is held.
-func (j *Journal) publish(seg *segmentFile, f *segment.Frame) error {
+func (j *Journal) publish(seg *segmentFile, f *segment.Frame, size int) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	records, controls, err := seg.note(f)
+	records, controls, err := seg.note(f, size)
 	if err != nil {
 		return fmt.Errorf("index a frame: %w", err)
 	}

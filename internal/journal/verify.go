@@ -103,7 +103,7 @@ func (j *Journal) verifySegment(ctx context.Context, s *segmentFile, rep *Verify
 			rep.Damages = append(rep.Damages, Damage{s.Number, end, s.at(s.First), s.at(last), err.Error()})
 		}
 	}
-	buf := make([]byte, segment.MaxFrame)
+	buf := make([]byte, segment.MaxStored)
 	next := s.First // 0: behind damage, where the frame itself says
 	for at := int64(segment.FileHeaderSize); at < end; {
 		if err := ctx.Err(); err != nil {

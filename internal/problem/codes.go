@@ -166,12 +166,15 @@ func registered(code Code) (Problem, bool) {
 	}
 	p, ok := prerequisites[code]
 	return p, ok
+	if p, ok := journalCodes[code]; ok {
+		return p, true
+	}
 }
 
 // All returns every registered problem, sorted by code.
 func All() []Problem {
-	all := make([]Problem, 0, len(registry)+len(prerequisites))
-	for _, problems := range []map[Code]Problem{registry, prerequisites} {
+	all := make([]Problem, 0, len(registry)+len(prerequisites)+len(journalCodes))
+	for _, problems := range []map[Code]Problem{registry, prerequisites, journalCodes} {
 		for code, p := range problems {
 			p.Code = code
 			all = append(all, p)

@@ -13,6 +13,9 @@ const frameUse = "rebound frame 1"
 // one has a salt, and a tag for each block.
 const MaxStored = MaxFrame + saltSize + maxBlocks*tagSize
 
+// MaxBlock is the length of the longest stored block, in bytes.
+const MaxBlock = BlockSize + tagSize
+
 // Seal appends a frame to dst as it rests encrypted under the key, and returns
 // it all. The frame is a plain one that was parsed. Header, entries, and the
 // lengths and checksums of the blocks stay readable: checksums are of the

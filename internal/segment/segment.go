@@ -100,7 +100,7 @@ const (
 	// cipherAES is the one cipher so far.
 	sealedVersion = 2
 	cipherAES     = 1
-	rawBit       = 1 << 31 // in a block's stored length: not compressed
+	rawBit        = 1 << 31 // in a block's stored length: not compressed
 )
 
 // The errors of decoders. Each decoding error wraps one of them.

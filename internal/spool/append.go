@@ -23,10 +23,14 @@ func (s *store) append(frame []byte) error {
 	if f.First != s.appended+1 || f.Epoch != s.epoch || f.Generation != s.gen {
 		return fmt.Errorf("append to spool: frame %d of epoch %d after entry %d of %d", f.First, f.Epoch, s.appended, s.epoch)
 	}
-	if err := s.checkRoom(int64(len(frame)) + segment.FileHeaderSize); err != nil {
+	if err := s.checkRoom(int64(len(frame)) + segment.FileHeaderSize + segment.MaxStored - segment.MaxFrame); err != nil {
 		return err
 	}
 	fl, err := s.active(&f)
+	if err == nil && fl.key != nil {
+		s.sealBuf, err = fl.key.Seal(s.sealBuf[:0], &f)
+		frame = s.sealBuf
+	}
 	if err == nil {
 		_, err = fl.f.WriteAt(frame, fl.size)
 	}
@@ -71,7 +75,7 @@ func (s *store) fail(err error) error {
 // active returns the file that takes the next frame. A full one is synced before
 // the next is begun, so that only the last one can have a torn tail.
 func (s *store) active(f *segment.Frame) (*file, error) {
-	if n := len(s.files); n > 0 && s.files[n-1].size+int64(f.Size) <= s.limits.FileBytes {
+	if n := len(s.files); n > 0 && s.files[n-1].size+int64(f.Size) <= s.limits.FileBytes && s.files[n-1].key == s.keys.Current() {
 		return s.files[n-1], nil
 	}
 	if n := len(s.files); n > 0 {
@@ -80,7 +84,11 @@ func (s *store) active(f *segment.Frame) (*file, error) {
 		}
 	}
 	h := segment.FileHeader{Number: s.next, Generation: s.gen, Epoch: s.epoch, First: f.First, Group: s.group}
-	fl := &file{FileHeader: h, path: s.name(s.next), size: segment.FileHeaderSize}
+	fl := &file{path: s.name(s.next), key: s.keys.Current(), size: segment.FileHeaderSize}
+	if fl.key != nil {
+		h.Key = fl.key.ID()
+	}
+	fl.FileHeader = h
 	head, err := h.MarshalBinary()
 	if err != nil {
 		return nil, err

@@ -36,6 +36,7 @@ func (fl *file) frame(buf []byte, at, end int64) (segment.Frame, error) {
 type reader struct {
 	s       *store
 	buf     []byte
+	plain   []byte // room for a decrypted frame
 	builder *segment.Builder
 	data    []byte
 
@@ -48,7 +49,7 @@ type reader struct {
 var _ link.FrameSource = (*reader)(nil)
 
 func newReader(s *store) *reader {
-	return &reader{s: s, buf: make([]byte, segment.MaxFrame), builder: segment.NewBuilder(segment.CodecS2)}
+	return &reader{s: s, buf: make([]byte, segment.MaxStored), builder: segment.NewBuilder(segment.CodecS2)}
 }
 
 // Trim implements link.FrameSource.
@@ -108,6 +109,9 @@ func (r *reader) read(after dr.Seq) ([]byte, dr.Seq, error) {
 			return nil, 0, problem.Wrap(err, problem.JournalDamaged, "spool file %s at %d: %v", fl.path, r.off, err)
 		}
 		r.off += int64(f.Size)
+		if f, err = r.open(fl, f); err != nil {
+			return nil, 0, problem.Wrap(err, problem.JournalDamaged, "spool file %s at %d: %v", fl.path, r.off, err)
+		}
 		switch {
 		case f.Last() <= after:
 			continue
@@ -120,6 +124,21 @@ func (r *reader) read(after dr.Seq) ([]byte, dr.Seq, error) {
 		}
 		return r.rest(&f, after)
 	}
+}
+
+// open returns a frame as it travels.
+func (r *reader) open(fl *file, f segment.Frame) (segment.Frame, error) {
+	if !f.Sealed {
+		return f, nil
+	}
+	f, err := f.WithKey(fl.key)
+	if err != nil {
+		return f, err
+	}
+	if r.plain, err = f.Unseal(r.plain[:0]); err != nil {
+		return f, err
+	}
+	return segment.ParseFrame(r.plain)
 }
 
 // seek moves to the beginning of the file that holds entry after + 1.

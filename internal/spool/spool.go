@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"rebound/internal/dr"
+	"rebound/internal/journal/keyring"
 	"rebound/internal/journal/vfs"
 	"rebound/internal/link"
 	"rebound/internal/problem"
@@ -31,7 +32,9 @@ type Config struct {
 	// FS is the file system; nil is the machine's.
 	FS     vfs.FS
 	Limits Limits
-	Log    *slog.Logger
+	// Keys wrap the key that the files are encrypted with; nil: they are not.
+	Keys *keyring.Wrapping
+	Log  *slog.Logger
 	// Changed is told of each change of the connection or an end of an
 	// episode. It must not block.
 	Changed func()
@@ -94,7 +97,7 @@ func Open(ctx context.Context, cfg Config) (*Spool, error) {
 	if cfg.Changed == nil {
 		cfg.Changed = func() {}
 	}
-	st, err := openStore(cfg.FS, cfg.Dir, cfg.Group, cfg.Limits)
+	st, err := openStore(cfg.FS, cfg.Dir, cfg.Group, cfg.Limits, cfg.Keys)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"rebound/internal/dr"
+	"rebound/internal/journal/keyring"
 	"rebound/internal/journal/vfs"
 	"rebound/internal/problem"
 	"rebound/internal/segment"
@@ -54,10 +55,12 @@ func (l Limits) withDefaults() Limits {
 // store is the files of a spool. All methods may be called concurrently; append
 // and sync are serialised by the caller.
 type store struct {
-	fs     vfs.FS
-	dir    string
-	group  uint32
-	limits Limits
+	fs      vfs.FS
+	dir     string
+	group   uint32
+	limits  Limits
+	keys    *keyring.Ring
+	sealBuf []byte // room for an encrypted frame
 
 	mu    sync.Mutex // guards all below
 	gen   dr.Generation
@@ -82,15 +85,20 @@ type file struct {
 	segment.FileHeader
 	f    vfs.File
 	path string
+	key  *segment.Key // nil: not encrypted
 	size int64
 }
 
 // openStore takes up what an earlier process left. Everything that is found
 // whole counts as durable and as not yet delivered.
-func openStore(fsys vfs.FS, dir string, group dr.GroupID, limits Limits) (*store, error) {
+func openStore(fsys vfs.FS, dir string, group dr.GroupID, limits Limits, keys *keyring.Wrapping) (*store, error) {
 	s := &store{fs: fsys, dir: dir, group: segment.Checksum([]byte(group)), limits: limits.withDefaults(), next: 1, moved: make(chan struct{})}
 	if err := fsys.MkdirAll(dir); err != nil {
 		return nil, fmt.Errorf("make spool: %w", err)
+	}
+	var err error
+	if s.keys, err = keyring.Open(fsys, dir, keys, false); err != nil {
+		return nil, fmt.Errorf("open spool: %w", err)
 	}
 	numbers, err := s.numbers()
 	if err != nil {
@@ -135,7 +143,11 @@ func (s *store) load(number uint64, last bool) error {
 	}
 	s.next = number + 1
 	fl := &file{f: f, path: path}
-	if err := fl.header(s.group, number); err != nil {
+	err = fl.header(s.group, number)
+	if err == nil {
+		fl.key, err = s.keys.Key(fl.Key)
+	}
+	if err != nil {
 		_ = f.Close()
 		if !last || !segment.NoFrame(err) {
 			return fmt.Errorf("open spool file %s: %w", path, err)
@@ -169,7 +181,7 @@ func (s *store) load(number uint64, last bool) error {
 func (s *store) cutTail(fl *file) error {
 	end := fl.size
 	fl.size = segment.FileHeaderSize
-	buf := make([]byte, segment.MaxFrame)
+	buf := make([]byte, segment.MaxStored)
 	for fl.size < end {
 		f, err := fl.frame(buf, fl.size, end)
 		if err != nil && !segment.NoFrame(err) {

@@ -122,7 +122,7 @@ var testLimits = Limits{Bytes: 1 << 20, FileBytes: 20 << 10, FreeBytes: -1}
 func (m *storeModel) open() {
 	m.t.Helper()
 	var err error
-	if m.s, err = openStore(m.fs, "/spool", "g", testLimits); err != nil {
+	if m.s, err = openStore(m.fs, "/spool", "g", testLimits, nil); err != nil {
 		m.t.Fatal(err)
 	}
 }
@@ -223,7 +223,7 @@ func (m *storeModel) crash() {
 // TestLimits: over a limit nothing is taken and nothing is lost.
 func TestLimits(t *testing.T) {
 	fs := vfs.NewMem(1 << 20)
-	s, err := openStore(fs, "/spool", "g", Limits{Bytes: 1 << 30, FreeBytes: 256 << 10})
+	s, err := openStore(fs, "/spool", "g", Limits{Bytes: 1 << 30, FreeBytes: 256 << 10}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -254,7 +254,7 @@ func TestLimits(t *testing.T) {
 // TestVolumeFails: after an error of the volume nothing is acknowledged.
 func TestVolumeFails(t *testing.T) {
 	fs := vfs.NewMem(0)
-	s, err := openStore(fs, "/spool", "g", testLimits)
+	s, err := openStore(fs, "/spool", "g", testLimits, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -285,7 +285,7 @@ func TestVolumeFails(t *testing.T) {
 // TestDamageIsTold: a frame that has rotted is not handed out.
 func TestDamageIsTold(t *testing.T) {
 	fs := vfs.NewMem(0)
-	s, err := openStore(fs, "/spool", "g", testLimits)
+	s, err := openStore(fs, "/spool", "g", testLimits, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,6 +18,7 @@ import (
 	"rebound/internal/extent"
 	"rebound/internal/gateway/statefile"
 	"rebound/internal/identity"
+	"rebound/internal/journal/keyring"
 	"rebound/internal/link"
 	"rebound/internal/problem"
 	"rebound/internal/site"
@@ -48,6 +49,8 @@ type Config struct {
 	// Negative SpoolLimits.Bytes: there is none.
 	SpoolDir    string
 	SpoolLimits spool.Limits
+	// Keys wrap those that spools are encrypted with; nil: none are.
+	Keys *keyring.Wrapping
 	// RotateEvery is the time between bitmaps; 0 means 45 s.
 	RotateEvery time.Duration
 	Log         *slog.Logger

@@ -34,6 +34,11 @@ func (g *Group) openSpool() {
 		return
 	}
 	s, err := g.spoolAt()
+	if problem.HasCode(err, problem.KeyMissing) || problem.HasCode(err, problem.KeyWrong) {
+		// It is whole, and stays until the key is there.
+		g.spoolEvent("SpoolUnusable", "critical", "group %s has no spool: %v", g.cfg.Group, err)
+		return
+	}
 	if err != nil {
 		g.spoolEvent("SpoolDiscarded", "warning", "the spool of group %s cannot be used and is begun anew: %v", g.cfg.Group, err)
 		if err = os.RemoveAll(g.spoolDir()); err == nil {
@@ -53,7 +58,7 @@ func (g *Group) spoolAt() (*spool.Spool, error) {
 	}
 	return spool.Open(g.ctx, spool.Config{
 		Group: g.cfg.Group, Gateway: g.cfg.Gateway, Dir: g.spoolDir(), Socket: g.spoolSocket(),
-		TLS: g.cfg.Identity.ServerTLS(identity.RoleGateway), Dial: g.spoolDial, Limits: g.cfg.SpoolLimits,
+		TLS: g.cfg.Identity.ServerTLS(identity.RoleGateway), Dial: g.spoolDial, Limits: g.cfg.SpoolLimits, Keys: g.cfg.Keys,
 		Log: g.cfg.Log, Changed: g.cfg.Changed,
 	})
 }

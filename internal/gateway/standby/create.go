@@ -248,7 +248,7 @@ func (g *group) createJournal(ctx context.Context, r control.CreateJournalReques
 	return journal.Create(ctx, g.journalDir(), journal.Config{
 		Group: r.Group, Generation: r.Generation, Disks: r.Disks, BasePaths: bases, Seeded: diverged,
 		Definitions: r.Definitions, RedoWindow: r.RedoWindow,
-	}, journal.Options{Logger: g.host.cfg.Log})
+	}, journal.Options{Logger: g.host.cfg.Log, Keys: g.host.cfg.Keys})
 }
 
 // releaseMachines gives the standby machines free before the journal goes. That

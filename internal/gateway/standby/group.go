@@ -103,7 +103,7 @@ func openGroup(ctx context.Context, h *Host, id dr.GroupID) (*group, error) {
 	}
 	var jrn *journal.Journal
 	err = whileInUse(ctx, func() (err error) {
-		jrn, err = journal.Open(ctx, g.journalDir(), journal.Options{Logger: h.cfg.Log})
+		jrn, err = journal.Open(ctx, g.journalDir(), journal.Options{Logger: h.cfg.Log, Keys: h.cfg.Keys})
 		return err
 	})
 	if err != nil {

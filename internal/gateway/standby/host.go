@@ -16,6 +16,7 @@ import (
 	"rebound/internal/control"
 	"rebound/internal/dr"
 	"rebound/internal/gateway/statefile"
+	"rebound/internal/journal/keyring"
 	"rebound/internal/problem"
 	"rebound/internal/site"
 )
@@ -34,6 +35,8 @@ type Config struct {
 	Driver  site.Driver
 	// Site is where the machines are recovered.
 	Site dr.SiteID
+	// Keys wrap those that journals are encrypted with; nil: see journal.Options.
+	Keys *keyring.Wrapping
 	Log  *slog.Logger
 	// Event takes what people may want to know; Changed is called when a
 	// report would differ. Neither may block.
@@ -89,13 +92,22 @@ func (h *Host) openOne(ctx context.Context, id dr.GroupID) {
 	case err != nil:
 		h.broken[id] = err
 		h.cfg.Log.Error("open journal", "group", id, "error", err)
+		code := problem.JournalDamaged
+		if isKey(err) {
+			code = problem.From(err).Code
+		}
 		h.cfg.Event(control.Event{
-			Code: "JournalDamaged", Severity: "critical", Group: id,
+			Code: string(code), Severity: "critical", Group: id,
 			Text: fmt.Sprintf("the journal of group %s cannot be opened: %v", id, err),
 		})
 	case g != nil:
 		h.groups[id] = g
 	}
+}
+
+// isKey reports whether a journal is whole, and only its key is not at hand.
+func isKey(err error) bool {
+	return problem.HasCode(err, problem.KeyMissing) || problem.HasCode(err, problem.KeyWrong)
 }
 
 func noFence(context.Context, dr.GroupID, dr.Generation) error { return nil }
@@ -155,7 +167,9 @@ func (h *Host) find(id dr.GroupID) (*group, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	g := h.groups[id]
-	if err := h.broken[id]; err != nil {
+	if err := h.broken[id]; isKey(err) {
+		return nil, fmt.Errorf("the journal of group %s cannot be opened: %w", id, err)
+	} else if err != nil {
 		return nil, problem.Wrap(err, problem.JournalDamaged, "the journal of group %s cannot be opened", id)
 	}
 	if g == nil {
@@ -254,7 +268,7 @@ func (h *Host) Delete(ctx context.Context, r control.DeleteJournalRequest) error
 // known which machines are its own.
 func (h *Host) findToDelete(id dr.GroupID) (*group, error) {
 	g, err := h.find(id)
-	if !problem.HasCode(err, problem.JournalDamaged) {
+	if !problem.HasCode(err, problem.JournalDamaged) && !isKey(err) {
 		return g, err
 	}
 	g = &group{id: id, dir: h.groupDir(id), host: h}
