@@ -115,7 +115,7 @@ func serveVault(ctx context.Context) error {
 	return vault.Serve(ctx, vault.Config{
 		Dir: dir, Listen: os.Getenv(envAddr), Log: logger(), Version: "crash", CertificateLife: life,
 		Ready: func(net.Addr) { fmt.Println("ready") },
-		Hook: (&places{dir: dir}).enter,
+		Hook:  (&places{dir: dir}).enter,
 	})
 }
 
