@@ -164,11 +164,11 @@ func registered(code Code) (Problem, bool) {
 	if p, ok := registry[code]; ok {
 		return p, true
 	}
-	p, ok := prerequisites[code]
-	return p, ok
 	if p, ok := journalCodes[code]; ok {
 		return p, true
 	}
+	p, ok := prerequisites[code]
+	return p, ok
 }
 
 // All returns every registered problem, sorted by code.
