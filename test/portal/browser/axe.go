@@ -1,6 +1,7 @@
 package browser
 
 import (
+	"context"
 	_ "embed" // axe-core
 	"fmt"
 	"strings"
@@ -60,8 +61,10 @@ func (p *Page) axe() ([]finding, error) {
 		return nil, err
 	}
 	yes := true
+	ctx, cancel := context.WithTimeout(p.ctx, Patience) // it never ends where scripts are switched off
+	defer cancel()
 	in := func(expression string, out any) error {
-		res, err := chromedp.Call(p.ctx, runtime.Evaluate, runtime.EvaluateParams{Expression: expression, ContextID: world.ExecutionContextID, ReturnByValue: &yes, AwaitPromise: &yes})
+		res, err := chromedp.Call(ctx, runtime.Evaluate, runtime.EvaluateParams{Expression: expression, ContextID: world.ExecutionContextID, ReturnByValue: &yes, AwaitPromise: &yes})
 		if err != nil {
 			return err
 		}
