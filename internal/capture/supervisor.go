@@ -116,6 +116,9 @@ func adopt(ctx context.Context, cfg SupervisorConfig) (*Process, error) {
 	if err == nil {
 		return p, nil
 	}
+	if errors.Is(ctx.Err(), context.Canceled) { // it is us who were told to stop
+		return nil, fmt.Errorf("adopt capture process %d: %w", h.pid, ctx.Err())
+	}
 	cfg.Logger.Warn("capture found but not usable; it is replaced", "pid", h.pid, "error", err)
 	h.kill()
 	select {

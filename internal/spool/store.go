@@ -256,12 +256,20 @@ func (s *store) begin(gen dr.Generation, epoch dr.Epoch, after dr.Seq) (dr.Seq, 
 
 // empty deletes all files; the caller holds mu.
 func (s *store) empty() error {
+	had := len(s.files) > 0
 	for len(s.files) > 0 {
 		if err := s.dropFirst(); err != nil {
 			return err
 		}
 	}
 	s.bytes, s.room = 0, 0
+	if !had {
+		return nil
+	}
+	// A crash must not bring back what was given up.
+	if err := s.fs.SyncDir(s.dir); err != nil {
+		return fmt.Errorf("empty spool: %w", err)
+	}
 	return nil
 }
 

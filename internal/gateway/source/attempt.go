@@ -101,6 +101,9 @@ func (a *attempt) adopt(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	if err := a.adoptable(ctx, st); err != nil {
+		if ctx.Err() != nil { // it is us who were told to stop: the next gateway adopts it
+			return false, ctx.Err()
+		}
 		a.g.cfg.Log.Info("a running capture is not adopted", "pid", st.PID, "reason", err)
 		_, err := a.cl.Seal(ctx, "the gateway restarted: "+err.Error())
 		return false, err
