@@ -15,7 +15,7 @@ import (
 
 func (a *app) newItem() *cobra.Command {
 	return a.parent("item", "Replicated items: protected machines", "  rebound item list\n  rebound item show web",
-		a.newItemList(), a.newItemShow(), a.newItemSettings(), a.newWatch("item", func(ctx context.Context, c *client.Client, id string) (rest.Replication, error) {
+		a.newItemList(), a.newItemShow(), a.newItemConsole(), a.newItemSettings(), a.newWatch("item", func(ctx context.Context, c *client.Client, id string) (rest.Replication, error) {
 			i, err := c.Item(ctx, dr.ItemID(id))
 			return i.Replication, err
 		}))

@@ -48,6 +48,7 @@ type Commands interface {
 	KeeperCommands
 	PrerequisiteCommands
 	ActionCommands
+	ConsoleCommands
 }
 
 // MachineCommands work on the machines of the gateway's site.

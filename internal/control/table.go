@@ -34,6 +34,7 @@ func commandTable() map[string]entry {
 			return nil, c.Probe(ctx, addr)
 		}},
 		query("MachineEvidence", Commands.MachineEvidence),
+		query("Console", Commands.Console),
 		{"Holdings", false, func(ctx context.Context, c Commands, _ Origin, _ json.RawMessage) (any, error) {
 			return c.Holdings(ctx)
 		}},

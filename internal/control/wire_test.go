@@ -75,6 +75,10 @@ func (r *recorder) ValidateSite(ctx context.Context, o Origin, a ValidateRequest
 
 func (r *recorder) Probe(ctx context.Context, addr string) error { return r.note(ctx, "Probe", addr) }
 
+func (r *recorder) Console(ctx context.Context, a ConsoleRequest) (site.ConsoleView, error) {
+	return site.ConsoleView{Machine: a.Machine, Text: "up"}, r.note(ctx, "Console", a)
+}
+
 func (r *recorder) MachineEvidence(ctx context.Context, a EvidenceRequest) (Evidence, error) {
 	return Evidence{GuestAgent: true}, r.note(ctx, "MachineEvidence", a)
 }

@@ -31,6 +31,9 @@ type Definition struct {
 	// BootOrder lists disks, first to be tried first; those that it leaves
 	// out follow in the order of Disks.
 	BootOrder []DiskID `json:"bootOrder,omitempty"`
+	// Graphics is the emulated display, such as "VGA"; empty: none, the
+	// machine has a serial console alone.
+	Graphics string `json:"graphics,omitempty"`
 	// Replaced is what the target settings of the site where the machine
 	// is now changed; the way back restores it.
 	Replaced *Replaced `json:"replaced,omitempty"`

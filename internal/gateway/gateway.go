@@ -82,6 +82,8 @@ type Gateway struct {
 	actions *runbook.Runner
 	events  *eventLog
 	host    hostWatch
+	// consoles are the newest looks at machines.
+	consoles consoles
 
 	standby *standby.Host
 	link    *link.Server

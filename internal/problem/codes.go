@@ -68,6 +68,7 @@ const (
 	SamePerson           Code = "SamePerson"
 	NothingWaits         Code = "NothingWaits"
 	GuestNotFrozen       Code = "GuestNotFrozen"
+	ConsoleUnavailable   Code = "ConsoleUnavailable"
 	WeakPassword         Code = "WeakPassword"
 	UnknownUser          Code = "UnknownUser"
 	UnknownToken         Code = "UnknownToken"
@@ -148,6 +149,7 @@ var registry = map[Code]Problem{
 	NothingWaits:         {Kind: Conflict, Title: "The job does not wait for this answer", PossibleCauses: []string{"Somebody else has answered", "The job has gone on or has ended"}, RecommendedAction: "Look at the job: 'rebound job show JOB'."},
 	JobFailed:            {Kind: Internal, Title: "The job did not succeed", RecommendedAction: "Look at its tasks with 'rebound job show', mend the cause, then 'rebound job restart'."},
 	GuestNotFrozen:       {Kind: Unavailable, Title: "The guest's file systems could not be frozen for an application-consistent point", PossibleCauses: []string{"The QEMU guest agent is not installed or not running in the guest", "A hook script in the guest failed or took too long", "The guest thawed by itself before the point was made (Windows does so after about 10 s)"}, RecommendedAction: "Start the guest agent (qemu-guest-agent) in the guest and look at its log and at the hooks' output, then make the point again; crash-consistent points go on being made meanwhile."},
+	ConsoleUnavailable:   {Kind: Conflict, Title: "The machine's console cannot be shown", PossibleCauses: []string{"The machine has neither a display device nor a serial console that the site keeps", "It was imported before it had one, or the site's driver shows no consoles"}, RecommendedAction: "Give the machine a display device and import it again; look at it with the hypervisor's own tools meanwhile."},
 	WeakPassword:         {Kind: Invalid, Title: "The password is too easy to guess", RecommendedAction: "Choose one of at least 12 characters that is not the user's name; several words are easy to remember."},
 	UnknownUser:          {Kind: NotFound, Title: "There is no such user", RecommendedAction: "List the users with 'rebound user list'."},
 	UnknownToken:         {Kind: NotFound, Title: "There is no such token", RecommendedAction: "List the tokens with 'rebound token list'."},

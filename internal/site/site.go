@@ -59,6 +59,7 @@ type Capabilities struct {
 	BootFromView bool `json:"bootFromView"`
 	Importer     bool `json:"importer"`
 	Freezer      bool `json:"freezer"`
+	Console      bool `json:"console"`
 	// MaxCPUs and MaxMemoryMiB are the most that the site gives to one
 	// machine; 0 when it is not known.
 	MaxCPUs      int `json:"maxCPUs,omitempty"`

@@ -1,9 +1,11 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -37,7 +39,7 @@ func startForeign(r *rig, name string) *foreign {
 		"-drive", "if=none,id=second,format=raw,cache=none,file="+b.Disks[1],
 		"-device", "virtio-blk-pci,id=vdb,drive=second,serial="+b.Definition.Disks[1].Serial,
 		"-netdev", "user,id=lan", "-device", "virtio-net-pci,netdev=lan,romfile=,mac="+b.Definition.NICs[0].MAC,
-		"-qmp", "unix:"+f.socket+",server=on,wait=off",
+		"-device", "VGA", "-qmp", "unix:"+f.socket+",server=on,wait=off",
 	)
 	stderr, err := os.Create(filepath.Join(r.dir, "own-stderr.log"))
 	must(r.t, err)
@@ -78,6 +80,7 @@ func TestImport(t *testing.T) {
 		}
 	}
 	r.noStall("protection of a machine that runs", r.protect)
+	r.noStall("looking at its display", func() { r.lookAt("own", false) })
 
 	// Its host is lost: the machine, its gateway, its capture.
 	rpo := r.shownRPO()
@@ -86,6 +89,8 @@ func TestImport(t *testing.T) {
 	r.w.Collector.NewWorld()
 	r.operate(lifecycle.Failover, rest.OperationRequest{Mode: "unplanned", Point: dr.Latest, ShutdownSource: "skip"})
 	r.judge("unplanned failover of an imported machine", cut, cut, rpo)
+
+	r.lookAt("own", true)
 
 	// What runs there is the machine: its cards and disks are its own.
 	s, ok := r.w.Collector.Session(r.boots["own"])
@@ -111,4 +116,30 @@ func (r *rig) staleIsStopped() {
 	case <-time.After(30 * time.Second):
 		r.t.Error("the old machine runs beside the recovered one for 30 s")
 	}
+}
+
+// lookAt looks at a machine again and again, as people who wait do: its display
+// has a picture with something on it and, where Rebound started the machine, its
+// serial console has what the kernel wrote.
+func (r *rig) lookAt(item dr.ItemID, text bool) {
+	r.t.Helper()
+	var v rest.Console
+	for range 5 {
+		r.until("a picture with something on it", func() (err error) {
+			if v, err = r.w.Client.Console(r.ctx, item, ""); err != nil {
+				return err
+			}
+			if v.Picture == nil {
+				return fmt.Errorf("there is none: %s", v.PictureProblem)
+			}
+			if len(v.Picture) < 1000 { // nothing but one colour
+				return fmt.Errorf("%d x %d in %d bytes", v.Width, v.Height, len(v.Picture))
+			}
+			if text && !strings.Contains(v.Text, "Linux") {
+				return fmt.Errorf("the console shows %q", v.Text)
+			}
+			return nil
+		})
+	}
+	r.t.Logf("%s at %s shows %d x %d pixels and %d bytes of text", v.Machine, v.Site, v.Width, v.Height, len(v.Text))
 }

@@ -44,6 +44,7 @@ type Gateway struct {
 	alter    func(*control.Prerequisites)
 	closed   bool // its data port
 	newest   map[dr.GroupID]dr.Generation
+	consoles map[dr.MachineName]string
 	deaf     bool   // to what the vault says of its groups
 	addr     string // of its data port
 	asked    map[dr.GroupID]control.CreateJournalRequest

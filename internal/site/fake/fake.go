@@ -138,7 +138,7 @@ func (d *Driver) with(ctx context.Context, method string, name dr.MachineName, f
 
 // Capabilities says that all but importing is there.
 func (d *Driver) Capabilities() site.Capabilities {
-	return site.Capabilities{Capturer: true, BootFromView: true, Freezer: true}
+	return site.Capabilities{Capturer: true, BootFromView: true, Freezer: true, Console: true}
 }
 
 func (m *machine) present() dr.Definition {

@@ -77,7 +77,7 @@ func (l *launch) args() []string {
 		"-chardev", "socket,id=mon0,path=qmp.sock,server=on,wait=off", "-mon", "chardev=mon0,mode=control",
 		"-chardev", "socket,id=mon1,path=rescue.sock,server=on,wait=off", "-mon", "chardev=mon1,mode=control",
 		"-chardev", "socket,id=mon2,path=admin.sock,server=on,wait=off", "-mon", "chardev=mon2,mode=control",
-		"-chardev", "socket,id=console,path=console.sock,server=on,wait=off,logfile=console.log,logappend=on", "-serial", "chardev:console",
+		"-chardev", "socket,id=console,path=console.sock,server=on,wait=off,logfile="+consoleLog+",logappend=on", "-serial", "chardev:console",
 	)
 	if l.paused {
 		args = append(args, "-S")
@@ -88,6 +88,9 @@ func (l *launch) args() []string {
 	args = append(args, "-object", "rng-random,id=rng0,filename=/dev/urandom",
 		"-device", option(object{"driver": "virtio-rng-pci", "rng": "rng0", "addr": pciAddr(2)}))
 	args = append(args, l.agentArgs()...)
+	if d.Graphics != "" {
+		args = append(args, "-device", option(object{"driver": d.Graphics, "id": "graphics", "addr": pciAddr(slotGraphics)}))
+	}
 	return append(args, l.nicArgs()...)
 }
 
@@ -128,6 +131,7 @@ const (
 	slotLast     = 15
 	slotNIC      = 16
 	slotLastNIC  = 28
+	slotGraphics = 29
 	slotAgent    = 30
 	sataPorts    = 6 // of one AHCI controller
 	maxNICs      = slotLastNIC - slotNIC + 1

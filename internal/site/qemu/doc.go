@@ -15,7 +15,9 @@
 //	machines/NAME/DISK.overlay  writes of a machine that runs on a view (qcow2)
 //	machines/NAME/nvram.fd      UEFI variables
 //	machines/NAME/command       the command line of the newest start
-//	machines/NAME/console.log, qemu.log, qemu.pid, qmp.sock, rescue.sock, admin.sock, console.sock
+//	machines/NAME/console.log   what the guest wrote to its serial console, all runs
+//	machines/NAME/console.from  where in it the present run begins
+//	machines/NAME/qemu.log, qemu.pid, qmp.sock, rescue.sock, admin.sock, console.sock
 //
 // The gateway is the only caller. Linux only.
 package qemu

@@ -177,7 +177,7 @@ func (d *Driver) MachineDir(name dr.MachineName) string {
 // Capabilities says that the driver can do everything. A machine gets at most
 // as many processors as QEMU's q35 takes, and the memory of the host.
 func (d *Driver) Capabilities() site.Capabilities {
-	return site.Capabilities{Capturer: true, BootFromView: true, Importer: true, Freezer: true, MaxCPUs: maxCPUs, MaxMemoryMiB: hostMemoryMiB()}
+	return site.Capabilities{Capturer: true, BootFromView: true, Importer: true, Freezer: true, Console: true, MaxCPUs: maxCPUs, MaxMemoryMiB: hostMemoryMiB()}
 }
 
 // maxCPUs is the most that validate takes.

@@ -49,6 +49,8 @@ func validate(def dr.Definition) error {
 		return bad("firmware %q: want %q or %q", def.Firmware, dr.BIOS, dr.UEFI)
 	case def.MachineType != "" && !machineTypeRE.MatchString(def.MachineType):
 		return bad("machineType %q is none", def.MachineType)
+	case def.Graphics != "" && !slices.Contains(graphicsModels(), def.Graphics):
+		return bad("graphics %q: want one of %s, or none", def.Graphics, strings.Join(graphicsModels(), ", "))
 	case len(def.NICs) > maxNICs:
 		return bad("%d network cards: at most %d", len(def.NICs), maxNICs)
 	}

@@ -137,7 +137,7 @@ func readMachine(ctx context.Context, mon *qmp.Monitor) (*record, []byte, error)
 		return nil, nil, fmt.Errorf("read working directory: %w", err)
 	}
 	r := &reader{mon: mon, cwd: cwd, rec: &record{DiskPaths: map[dr.DiskID]string{}, Images: map[dr.DiskID]string{}, Devices: map[dr.DiskID]string{}}}
-	for _, step := range []func(context.Context) error{r.basics, r.board, r.disks, r.cards} {
+	for _, step := range []func(context.Context) error{r.basics, r.board, r.disks, r.cards, r.display} {
 		if err := step(ctx); err != nil {
 			return nil, nil, err
 		}

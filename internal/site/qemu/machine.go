@@ -46,6 +46,8 @@ type record struct {
 	Devices map[dr.DiskID]string `json:"devices,omitempty"`
 	// NVRAMPath is where an imported machine keeps its UEFI variables.
 	NVRAMPath string `json:"nvramPath,omitempty"`
+	// NoPicture: an imported machine has a display that draws in its own time.
+	NoPicture bool `json:"noPicture,omitempty"`
 }
 
 const recordVersion = 1

@@ -209,6 +209,9 @@ func (m *machine) spawn(ctx context.Context, rec *record, args []string, files [
 			return fmt.Errorf("start machine %s: %w", m.name, err)
 		}
 	}
+	if err := m.markConsole(); err != nil {
+		return fmt.Errorf("start machine %s: %w", m.name, err)
+	}
 	if err := writeFile(m.path("command"), []byte(shellLine(m.dir, m.d.cfg.Binary, args))); err != nil {
 		return fmt.Errorf("start machine %s: %w", m.name, err)
 	}

@@ -79,6 +79,7 @@ func tests() []test {
 		{"RecoveredTest", (*suite).recoveredTest},
 		{"Commit", (*suite).commit},
 		{"Freeze", (*suite).freeze},
+		{"Console", (*suite).console},
 	}
 }
 

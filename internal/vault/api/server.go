@@ -104,6 +104,7 @@ func (s *Server) routes() {
 	s.inventoryRoutes(api)
 	s.itemRoutes(api)
 	s.choiceRoutes(api)
+	s.consoleRoute(api)
 	s.jobRoutes(api)
 	s.planRoutes(api)
 	s.targetSettingRoutes(api)

@@ -152,12 +152,14 @@ func settingRoutes() map[string]Need {
 
 func itemRoutes() map[string]Need {
 	return map[string]Need{
-		"list-items":    {Role: Reader},
-		"show-item":     {Role: Reader},
-		"item-rpo":      {Role: Reader},
-		"item-points":   {Role: Reader},
-		"item-choices":  {Role: Reader},
-		"item-resolve":  {Role: Reader},
+		"list-items":   {Role: Reader},
+		"show-item":    {Role: Reader},
+		"item-rpo":     {Role: Reader},
+		"item-points":  {Role: Reader},
+		"item-choices": {Role: Reader},
+		"item-resolve": {Role: Reader},
+		// A console may show secrets.
+		"item-console":  {Role: Operator},
 		"operate-item":  {Role: Operator, PerOperation: true},
 		"list-groups":   {Role: Reader},
 		"show-group":    {Role: Reader},

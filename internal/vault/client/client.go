@@ -441,6 +441,12 @@ func (c *Client) Choices(ctx context.Context, t Target, op lifecycle.Operation) 
 	return get[rest.Choices](ctx, c, t.path("choices"), url.Values{"operation": {string(op)}})
 }
 
+// Console shows what an item's machine shows now; machine is rest.ActiveMachine,
+// rest.TestMachine or "" for that of the test where there is one.
+func (c *Client) Console(ctx context.Context, id dr.ItemID, machine string) (rest.Console, error) {
+	return get[rest.Console](ctx, c, "/items/"+seg(id)+"/console", url.Values{"machine": {machine}})
+}
+
 // Jobs lists jobs, newest first; group may be empty.
 func (c *Client) Jobs(ctx context.Context, group dr.GroupID) ([]rest.Job, error) {
 	q := url.Values{}
