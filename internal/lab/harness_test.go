@@ -51,6 +51,7 @@ type machine struct {
 	t       *testing.T
 	cmd     *exec.Cmd
 	qmp     string
+	agent   string
 	started time.Time
 	exited  chan struct{}
 
@@ -61,16 +62,21 @@ type machine struct {
 }
 
 // startMachine runs a guest under TCG; netdevs are QEMU -netdev arguments, one
-// for each of the definition's cards.
+// for each of the definition's cards. The guest agent has a socket, and no port
+// until plugAgent.
 func startMachine(t *testing.T, r *image.Result, netdevs ...string) *machine {
 	t.Helper()
 	dir := t.TempDir()
-	m := &machine{t: t, qmp: filepath.Join(dir, "qmp"), exited: make(chan struct{}), changed: make(chan struct{}), started: time.Now()}
+	m := &machine{
+		t: t, qmp: filepath.Join(dir, "qmp"), agent: filepath.Join(dir, "agent"),
+		exited: make(chan struct{}), changed: make(chan struct{}), started: time.Now(),
+	}
 	def := r.Definition
 	args := []string{
 		"-name", string(def.Name), "-uuid", def.UUID, "-machine", def.MachineType + ",accel=tcg", "-cpu", "max",
 		"-m", fmt.Sprint(def.MemoryMiB), "-smp", fmt.Sprint(def.CPUs), "-nodefaults", "-display", "none",
 		"-serial", "stdio", "-qmp", "unix:" + m.qmp + ",server=on,wait=off", "-no-reboot",
+		"-device", "virtio-serial-pci,id=ports,max_ports=2", "-chardev", "socket,id=agent,path=" + m.agent + ",server=on,wait=off",
 	}
 	if def.Firmware == dr.UEFI {
 		vars := filepath.Join(dir, "vars.fd")
@@ -163,17 +169,38 @@ func (m *machine) kill() {
 	<-m.exited
 }
 
-// pressPower presses the power button and waits for QEMU to end.
-func (m *machine) pressPower() {
+// monitor gives QEMU a command and demands that it is done.
+func (m *machine) monitor(command string) {
 	m.t.Helper()
 	conn, err := net.Dial("unix", m.qmp)
 	if err != nil {
 		m.t.Fatalf("dial QMP: %v", err)
 	}
 	defer conn.Close()
-	if _, err := conn.Write([]byte(`{"execute":"qmp_capabilities"}{"execute":"system_powerdown"}`)); err != nil {
-		m.t.Fatalf("press power button: %v", err)
+	if _, err := conn.Write([]byte(`{"execute":"qmp_capabilities"}` + command)); err != nil {
+		m.t.Fatalf("%s: %v", command, err)
 	}
+	// The greeting, and two answers among events.
+	for in, answers := bufio.NewScanner(conn), 0; answers < 2; {
+		if !in.Scan() || bytes.Contains(in.Bytes(), []byte(`"error"`)) {
+			m.t.Fatalf("%s: %s, %v", command, in.Bytes(), in.Err())
+		}
+		if bytes.Contains(in.Bytes(), []byte(`"return"`)) {
+			answers++
+		}
+	}
+}
+
+// plugAgent gives the running machine the guest agent's port.
+func (m *machine) plugAgent() {
+	m.t.Helper()
+	m.monitor(`{"execute":"device_add","arguments":{"driver":"virtserialport","bus":"ports.0","id":"port","chardev":"agent","name":"org.qemu.guest_agent.0"}}`)
+}
+
+// pressPower presses the power button and waits for QEMU to end.
+func (m *machine) pressPower() {
+	m.t.Helper()
+	m.monitor(`{"execute":"system_powerdown"}`)
 	select {
 	case <-m.exited:
 	case <-time.After(bootTimeout):

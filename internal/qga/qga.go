@@ -2,7 +2,7 @@
 // end of its virtio-serial port: a Unix socket that QEMU serves.
 //
 // The socket has one user at a time; another one that connects waits, unheard,
-// until the first has gone. So each Agent holds a connection for one command
+// until the first has gone, and a third one is turned away. So each Agent holds a connection for one command
 // only, and lets the callers of a process come one after the other. The agent
 // works on one command at a time and forgets none: what was sent to an agent
 // that hangs is done once it goes on, in order. Therefore every connection
@@ -52,6 +52,8 @@ const (
 	// An idle one does so within milliseconds; an emulated guest on a busy
 	// host may take seconds.
 	pingTime = 10 * time.Second
+	// dialAgain is the time between attempts to connect to a busy socket.
+	dialAgain = 20 * time.Millisecond
 	// maxAnswer bounds an answer, in bytes.
 	maxAnswer = 1 << 20
 	// delimiter goes before the answer to a guest-sync-delimited. It is no
@@ -108,8 +110,7 @@ func (a *Agent) call(ctx context.Context, command string, args, result any) erro
 		return fmt.Errorf("%s: wait for the agent's socket: %w: %w", command, ErrSilent, ctx.Err())
 	}
 	defer func() { <-a.turn }()
-	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "unix", a.path)
+	conn, err := a.dial(ctx)
 	if err != nil {
 		return fmt.Errorf("%s: %w", command, err)
 	}
@@ -128,6 +129,23 @@ func (a *Agent) call(ctx context.Context, command string, args, result any) erro
 		err = ctx.Err() // the connection was closed for it
 	}
 	return fmt.Errorf("%s: %w", command, silent(err))
+}
+
+// dial connects. QEMU lets hardly anybody wait at a socket that has a user: who
+// finds no room there tries again until ctx ends.
+func (a *Agent) dial(ctx context.Context) (net.Conn, error) {
+	var dialer net.Dialer
+	for {
+		conn, err := dialer.DialContext(ctx, "unix", a.path)
+		if !errors.Is(err, unix.EAGAIN) {
+			return conn, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, silent(fmt.Errorf("%w: %w", err, ctx.Err()))
+		case <-time.After(dialAgain):
+		}
+	}
 }
 
 // silent names the error of a connection that nothing came from.

@@ -3,10 +3,14 @@ package qga_test
 import (
 	"context"
 	"errors"
+	"net"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"rebound/internal/qga"
 	"rebound/internal/qga/qgatest"
@@ -92,4 +96,54 @@ func TestOneUserAtATime(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// TestNoRoom: a socket whose queue is full, as QEMU's is with two clients, costs
+// time and no error.
+func TestNoRoom(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, full := fullSocket(t, path)
+	if err := qga.New(path).Ping(within(t, 50*time.Millisecond)); !errors.Is(err, qga.ErrSilent) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("ping at a full socket: %v", err)
+	}
+	pinged := make(chan error, 1)
+	ctx := within(t, 20*time.Second)
+	go func() { pinged <- qga.New(path).Ping(ctx) }()
+	qgatest.ServeOn(t, l)
+	for _, conn := range full {
+		_ = conn.Close()
+	}
+	if err := <-pinged; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// fullSocket listens at a socket and fills its queue.
+func fullSocket(t *testing.T, path string) (net.Listener, []net.Conn) {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), path)
+	defer f.Close()
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrUnix{Name: path}), unix.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.FileListener(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var full []net.Conn
+	for {
+		conn, err := net.Dial("unix", path)
+		if errors.Is(err, unix.EAGAIN) {
+			return l, full
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		full = append(full, conn)
+	}
 }

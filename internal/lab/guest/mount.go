@@ -2,6 +2,7 @@ package guest
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -81,13 +82,14 @@ func mountLedgers() (*mounts, error) {
 	if err := loadModules(); err != nil {
 		return nil, err
 	}
-	deadline := time.Now().Add(diskTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), diskTimeout)
+	defer cancel()
 	for {
 		found := findLabels()
 		if found[0] != "" && found[1] != "" {
 			return mountAll(found)
 		}
-		if err := events.wait(time.Until(deadline)); err != nil {
+		if err := events.wait(ctx); err != nil {
 			return nil, fmt.Errorf("wait for the file systems %s and %s (have %q): %w", wire.LabelFirst, wire.LabelSecond, found, err)
 		}
 	}
@@ -150,15 +152,15 @@ func extLabel(dev string) string {
 
 // uevents is the kernel's stream of news about devices.
 type uevents struct {
-	fd int
+	file *os.File
 }
 
 func openUevents() (*uevents, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.NETLINK_KOBJECT_UEVENT)
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_KOBJECT_UEVENT)
 	if err != nil {
 		return nil, fmt.Errorf("open device events: %w", err)
 	}
-	u := &uevents{fd: fd}
+	u := &uevents{file: os.NewFile(uintptr(fd), "uevents")}
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1}); err != nil {
 		u.close()
 		return nil, fmt.Errorf("subscribe to device events: %w", err)
@@ -166,21 +168,20 @@ func openUevents() (*uevents, error) {
 	return u, nil
 }
 
-func (u *uevents) close() { _ = unix.Close(u.fd) }
+func (u *uevents) close() { _ = u.file.Close() }
 
-// wait returns after the next event, or with an error after the timeout.
-func (u *uevents) wait(timeout time.Duration) error {
-	if timeout <= 0 {
-		return errors.New("timed out")
-	}
-	fds := []unix.PollFd{{Fd: int32(u.fd), Events: unix.POLLIN}}
-	n, err := unix.Poll(fds, int(timeout.Milliseconds())+1)
-	if err != nil && !errors.Is(err, unix.EINTR) {
-		return fmt.Errorf("poll device events: %w", err)
-	}
-	if n > 0 {
-		buf := make([]byte, 8192)
-		_, _, _ = unix.Recvfrom(u.fd, buf, 0) // what it was about shows in /sys
+// wait returns after the next event, with an error when ctx ended first. What
+// the event was about shows in /sys.
+func (u *uevents) wait(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { _ = u.file.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	var event [8192]byte
+	_, err := u.file.Read(event[:])
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil && !errors.Is(err, unix.ENOBUFS): // some were missed: look again
+		return fmt.Errorf("read device events: %w", err)
 	}
 	return nil
 }

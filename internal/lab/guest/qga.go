@@ -18,15 +18,15 @@ const agentPortName = "org.qemu.guest_agent.0"
 // agentRestart is the pause before an agent that ended is started again.
 const agentRestart = time.Second
 
-// runGuestAgent runs the QEMU guest agent while the machine has a port for it.
+// runGuestAgent runs the QEMU guest agent once the machine has a port for it; an
+// imported machine may never have one.
 func (g *guest) runGuestAgent(ctx context.Context) {
-	if err := loadList("/modules/agent"); err != nil {
-		g.con.event(wire.Event{Event: "error", Detail: "guest agent: " + err.Error()})
+	port, err := waitAgentPort(ctx)
+	if err != nil {
+		if ctx.Err() == nil {
+			g.con.event(wire.Event{Event: "error", Detail: "guest agent: " + err.Error()})
+		}
 		return
-	}
-	port := agentPort()
-	if port == "" {
-		return // an imported machine may have none
 	}
 	for ctx.Err() == nil {
 		cmd := exec.CommandContext(ctx, wire.AgentProgram, "--method=virtio-serial", "--path="+port,
@@ -45,7 +45,29 @@ func (g *guest) runGuestAgent(ctx context.Context) {
 	}
 }
 
-// agentPort finds the device of the agent's port.
+// waitAgentPort loads the port's driver and waits for the port. The driver's
+// loading does not wait for it: the hypervisor names the ports afterwards, by
+// messages, and may add one at any time.
+func waitAgentPort(ctx context.Context) (string, error) {
+	events, err := openUevents()
+	if err != nil {
+		return "", err
+	}
+	defer events.close()
+	if err := loadList("/modules/agent"); err != nil {
+		return "", err
+	}
+	for {
+		if port := agentPort(); port != "" {
+			return port, nil
+		}
+		if err := events.wait(ctx); err != nil {
+			return "", err
+		}
+	}
+}
+
+// agentPort finds the device of the agent's port, "" while there is none.
 func agentPort() string {
 	ports, _ := filepath.Glob("/sys/class/virtio-ports/*/name") // the pattern is good
 	for _, p := range ports {

@@ -46,6 +46,11 @@ func Serve(t testing.TB, path string) *Guest {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return ServeOn(t, l)
+}
+
+// ServeOn is Serve at a listener, which it closes.
+func ServeOn(t testing.TB, l net.Listener) *Guest {
 	g := &Guest{FileSystems: 2, work: make(chan work, 256)}
 	var wg sync.WaitGroup
 	wg.Go(g.agent)
