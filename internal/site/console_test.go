@@ -18,7 +18,7 @@ func TestConsoleText(t *testing.T) {
 		{"charset", "\x1b(Bx\x1b7y\x1b", "xy\n"},
 		{"cut off", "x\x1b[12;", "x\n"},
 		{"broken sequence", "x\x1b[12\ny", "x\ny\n"},
-		{"controls", "a\x00\x07\x9bb‮c", "a�bc\n"},
+		{"controls", "a\x00\x07\x9bb\u202ec", "a�bc\n"},
 		{"empty", "", "\n"},
 	} {
 		if got := site.ConsoleText([]byte(tc.in)); got != tc.want {
