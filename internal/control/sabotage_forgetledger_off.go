@@ -1,0 +1,5 @@
+//go:build !sabotage_forgetledger
+
+package control
+
+const sabotageForgetLedger = false
