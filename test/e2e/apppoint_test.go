@@ -49,7 +49,6 @@ func (r *rig) appPolicy(every int64) {
 // journals, the agent's hook has run before, no guest stays frozen; and where
 // the agent does not answer there is no such point, but an event.
 func TestAppConsistentPoints(t *testing.T) {
-	longOnly(t)
 	r := newRig(t, options{guests: []string{"web", "db"}})
 	r.appPolicy(3)
 	r.start()

@@ -33,7 +33,6 @@ type checklist struct {
 
 // TestChecklistTrip shows rows on real vault, gateways and guests.
 func TestChecklistTrip(t *testing.T) {
-	longOnly(t)
 	r := newRig(t, options{guests: []string{"db", "web", lone}, alone: []string{lone}, limit: 12 * time.Minute})
 	c := &checklist{rig: r, top: t}
 	c.policies()

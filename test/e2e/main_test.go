@@ -41,13 +41,3 @@ func runTests(m *testing.M) int {
 	}
 	return m.Run()
 }
-
-// longOnly leaves a test out of the usual run: it needs guests whose agents
-// answer, which under emulation they do not always do within their limits. With
-// REBOUND_LONG=1 it runs.
-func longOnly(t *testing.T) {
-	t.Helper()
-	if os.Getenv("REBOUND_LONG") == "" {
-		t.Skip("runs with REBOUND_LONG=1")
-	}
-}

@@ -85,7 +85,6 @@ groups:
 // TestPlan takes four machines there and home again by a recovery plan, from
 // the command line alone.
 func TestPlan(t *testing.T) {
-	longOnly(t)
 	r := newRig(t, options{guests: []string{"web", "db", "ledger", "mail"}, limit: 9 * time.Minute})
 	r.start()
 	me := r.w.Token
