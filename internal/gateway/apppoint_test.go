@@ -34,7 +34,7 @@ func TestAppConsistentPoint(t *testing.T) {
 	late := make(chan struct{})
 	first := true
 	w.home.setFault(func(c fake.Call) error {
-		if c.Method == "Frozen" && first { // all are frozen, the marker is placed
+		if _, frozen := w.home.driver.Froze(web); c.Method == "Frozen" && frozen && first { // all are frozen, the marker is placed
 			first = false
 			go func() {
 				defer close(late)
@@ -79,9 +79,14 @@ func TestPointIsNotAppConsistent(t *testing.T) {
 		}
 	}
 	for name, fault := range map[string]func(fake.Call) error{
-		"no agent":         at("Freeze", func() error { return problem.New(problem.GuestNotFrozen, "no agent answers") }),
-		"hypervisor":       at("Freeze", func() error { return problem.New(problem.HypervisorError, "gone") }),
-		"agent dies":       at("Frozen", func() error { return problem.New(problem.GuestNotFrozen, "no agent answers") }),
+		"no agent":   at("Freeze", func() error { return problem.New(problem.GuestNotFrozen, "no agent answers") }),
+		"hypervisor": at("Freeze", func() error { return problem.New(problem.HypervisorError, "gone") }),
+		"agent dies": at("Frozen", func() error {
+			if _, frozen := d.Froze(db); !frozen {
+				return nil
+			}
+			return problem.New(problem.GuestNotFrozen, "no agent answers")
+		}),
 		"thaws at once":    at("Frozen", func() error { return d.ThawByItself(db) }),
 		"thaws in the end": at("Thaw", func() error { return d.ThawByItself(db) }),
 		"cannot be thawed": once(at("Thaw", func() error { return problem.New(problem.GuestNotFrozen, "no agent answers") })),
@@ -103,6 +108,33 @@ func TestPointIsNotAppConsistent(t *testing.T) {
 		}
 	}
 	w.eventually("the next point", func() bool { _, err := w.appPoint("y"); return err == nil })
+	w.thawed()
+}
+
+// TestNobodyFrozenInVain: one silent agent, or one guest that another program
+// froze, costs the other members nothing.
+func TestNobodyFrozenInVain(t *testing.T) {
+	w := protect(t)
+	d := w.home.driver
+	w.must(d.StopAgent(db, true))
+	if p, err := w.appPoint("x"); !problem.HasCode(err, problem.GuestNotFrozen) {
+		t.Errorf("one is silent: %+v, %v", p, err)
+	}
+	w.must(d.StopAgent(db, false))
+	w.must(d.Freeze(w.ctx, db, time.Hour))
+	if p, err := w.appPoint("x"); !problem.HasCode(err, problem.GuestNotFrozen) {
+		t.Errorf("one is frozen already: %+v, %v", p, err)
+	}
+	if _, frozen := d.Froze(db); !frozen {
+		t.Error("thawed what another program froze")
+	}
+	if times, _ := d.Froze(web); times != 0 {
+		t.Errorf("the other one was frozen %d times", times)
+	}
+	w.must(d.ThawByItself(db))
+	if _, err := w.appPoint("y"); err != nil {
+		t.Error(err)
+	}
 	w.thawed()
 }
 

@@ -75,7 +75,8 @@ func (g *Group) mark(ctx context.Context, run *runner, kind dr.PointKind, name s
 	return p, nil
 }
 
-// appPoint makes an application-consistent point: it freezes all members, places
+// appPoint makes an application-consistent point: it hears every member's agent,
+// so that no guest waits frozen for one that is silent, freezes all members, places
 // a marker, finds every member still frozen, thaws all of them, and labels the
 // marker if each was frozen until then. Whatever fails, all members are thawed.
 func (g *Group) appPoint(ctx context.Context, run *runner, name string) (dr.Point, error) {
@@ -86,6 +87,9 @@ func (g *Group) appPoint(ctx context.Context, run *runner, name string) (dr.Poin
 	g.freezing.Lock()
 	defer g.freezing.Unlock()
 	names := members(g.state().Spec)
+	if err := hear(ctx, f, names); err != nil {
+		return dr.Point{}, err
+	}
 	if err := g.bookFrozen(names); err != nil {
 		return dr.Point{}, err
 	}
@@ -107,6 +111,20 @@ func (g *Group) appPoint(ctx context.Context, run *runner, name string) (dr.Poin
 		return dr.Point{}, fmt.Errorf("label point: %w", err)
 	}
 	return p, nil
+}
+
+// hear demands that the agent of every member answers, and that none is frozen
+// by somebody else, whose work our thaw would spoil.
+func hear(ctx context.Context, f site.Freezer, names []dr.MachineName) error {
+	ctx, cancel := context.WithTimeout(ctx, freezePatience)
+	defer cancel()
+	return atOnce(ctx, names, func(ctx context.Context, m dr.MachineName) error {
+		frozen, err := f.Frozen(ctx, m)
+		if err == nil && frozen {
+			err = problem.New(problem.GuestNotFrozen, "the file systems of machine %s are frozen already, by another program", m)
+		}
+		return err
+	})
 }
 
 // bookFrozen notes, before the first of them is frozen, which members the next
