@@ -446,7 +446,7 @@ func TestIdempotencyKeys(t *testing.T) {
 	if err := json.Unmarshal(t1, &tok); err != nil || tok.Secret == "" || !bytes.Equal(t1, t2) {
 		t.Errorf("token %s, again %s", t1, t2)
 	}
-	db, err := sql.Open("sqlite", "file:"+filepath.Join(l.dir, "vault.db"))
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(l.dir, "vault.db")+"?_pragma=busy_timeout(60000)")
 	if err != nil {
 		t.Fatal(err)
 	}

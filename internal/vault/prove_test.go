@@ -167,6 +167,8 @@ func TestCommitWhileTheCloudMachineRuns(t *testing.T) {
 		t.Errorf("%d machines were deleted", n)
 	}
 	l.untilState("app", lifecycle.Committing)
+	// Else its report could still come, after that of its end.
+	l.until("the vault sees it again", func() bool { return !l.allowed(lifecycle.Commit) })
 	l.cloud.SetPower("vm1", site.Off)
 	l.until("commit allowed", func() bool { return l.allowed(lifecycle.Commit) })
 	l.operate(lifecycle.Commit, rest.OperationRequest{})

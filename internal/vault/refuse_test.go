@@ -398,7 +398,7 @@ func TestProblemDocumentsAndOpenAPI(t *testing.T) {
 	}{
 		{"GET", "/api/v1/items/none", "", 404, "UnknownItem"},
 		{"GET", "/api/v1/jobs/none", "", 404, "UnknownJob"},
-		{"GET", "/nowhere", "", 404, "InvalidRequest"},
+		{"GET", "/api/v1/nowhere", "", 404, "InvalidRequest"},
 		{"POST", "/api/v1/sites", `{"id":"x","bogus":1}`, 422, "InvalidRequest"},
 		{"POST", "/api/v1/sites", `{`, 400, "InvalidRequest"},
 		{"POST", "/api/v1/groups/g/explode", `{}`, 400, "InvalidRequest"},
