@@ -180,6 +180,8 @@ func Observe(s State, synced bool, points int, broken, syncing bool) State {
 			return Tracking
 		case syncing || !synced:
 			return Resynchronising
+		case s != Protected && points == 0: // the first copy was interrupted
+			return WaitingForFirstPoint
 		default:
 			return Protected
 		}

@@ -228,6 +228,9 @@ func TestObserve(t *testing.T) {
 		{Protected, true, 5, true, false, Tracking},
 		{Tracking, false, 5, false, true, Resynchronising},
 		{Resynchronising, true, 5, false, false, Protected},
+		{Resynchronising, true, 0, false, false, WaitingForFirstPoint},
+		{Tracking, true, 0, false, false, WaitingForFirstPoint},
+		{WaitingForFirstPoint, true, 0, false, false, WaitingForFirstPoint},
 		{CommitPending, true, 5, true, false, CommitPending},
 		{Paused, true, 5, true, false, Paused},
 	} {

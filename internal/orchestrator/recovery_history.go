@@ -118,6 +118,7 @@ func lossOf(row *rest.PlanRunMachine, plan, child store.Job, t rest.Task) {
 		return
 	}
 	row.Point = at
+	row.Position, _ = t.Result["position"].(string)
 	lost, _ := t.Result["lostSeconds"].(float64)
 	drained := slices.ContainsFunc(child.Tasks, func(t rest.Task) bool {
 		_, ok := t.Result["durable"]

@@ -12,6 +12,7 @@ import (
 	"rebound/internal/lifecycle"
 	"rebound/internal/problem"
 	"rebound/internal/site"
+	"rebound/internal/vault/client"
 	"rebound/internal/vault/rest"
 )
 
@@ -95,7 +96,11 @@ func (c *checklist) away() {
 		c.refused(shop(), lifecycle.Reprotect, wrong, problem.UnknownGateway, "nobody")
 	})
 	given := rest.OperationRequest{Reprotect: &rest.ReprotectRequest{ReprotectTarget: rest.ReprotectTarget{ProcessServer: demo.CloudGW, MasterTarget: demo.HomeGW}}}
+	c.limitLone(slow)
 	c.together(lifecycle.Reprotect, given, rest.OperationRequest{})
+	c.withoutPoint()
+	c.limitLone("")
+	c.does(alone(), lifecycle.Resume, rest.OperationRequest{})
 	c.settled(lifecycle.Protected)
 	c.row("S04_ReprotectedMachinesReplicateHome", func() {
 		for _, g := range []rest.Group{c.of(shop()), c.of(alone())} {
@@ -115,6 +120,32 @@ func (c *checklist) away() {
 		if !strings.Contains(fmt.Sprint(job.Tasks), "differing:0") {
 			c.rig.t.Errorf("verify: %+v", job.Tasks)
 		}
+	})
+}
+
+// withoutPoint stops the lone machine's first copy home before it is whole.
+func (c *checklist) withoutPoint() {
+	c.does(alone(), lifecycle.Pause, rest.OperationRequest{})
+	c.row("S06_WithoutARecoveryPointThereIsNoFailback", func() {
+		if g := c.of(alone()); g.State != lifecycle.Paused {
+			c.rig.t.Errorf("it is %s", g.State)
+		}
+		c.wantOffered(alone(), lifecycle.Failback, false)
+		for _, mode := range []string{"planned", "unplanned"} {
+			c.refused(alone(), lifecycle.Failback, rest.OperationRequest{Mode: mode}, problem.NoRecoveryPoint, lone)
+		}
+	})
+	c.row("S07_APlanIsRefusedByTheMachinesThatLackAPoint", func() {
+		plan := rest.Plan{ID: "all", Groups: []rest.PlanGroup{{Items: []string{lone, "group/" + string(group)}}}}
+		_, err := c.w.Client.CreatePlan(c.ctx, plan)
+		must(c.rig.t, err)
+		_, err = c.w.Client.Operate(c.ctx, client.PlanTarget(plan.ID), lifecycle.Failback, rest.OperationRequest{})
+		wantCode(c.rig.t, "failback of the plan", err, problem.NoRecoveryPoint)
+		if said := fmt.Sprint(err); !strings.Contains(said, lone) || strings.Contains(said, "web") {
+			c.rig.t.Errorf("the refusal names others than %s: %v", lone, err)
+		}
+		c.machines(demo.CloudSite, site.Running, "db", "web", lone)
+		must(c.rig.t, c.w.Client.DeletePlan(c.ctx, plan.ID))
 	})
 }
 

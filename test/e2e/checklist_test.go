@@ -29,6 +29,8 @@ type checklist struct {
 	top *testing.T
 	// agent is the lone machine's, once it was announced.
 	agent *wire.AgentConfig
+	// policyOfLone is as it was made.
+	policyOfLone rest.Policy
 }
 
 // TestChecklistTrip shows rows on real vault, gateways and guests.
@@ -72,9 +74,22 @@ func (c *checklist) policies() {
 	// Its agent does not run yet: a failover need not wait for it.
 	p.ID, p.AppInterval, p.RequireAgent, p.BootTimeout = lone, 0, true, 3
 	back.AppInterval = 0
-	_, err = c.w.Client.PutPolicy(c.ctx, p)
+	c.policyOfLone = p
+	c.limitLone("")
+}
+
+// limitLone limits the lone machine's stream, in both directions.
+func (c *checklist) limitLone(b dr.Bandwidth) {
+	c.t.Helper()
+	p, back := c.policyOfLone, *c.policyOfLone.Failback
+	p.Bandwidth, back.Bandwidth, p.Failback = b, b, &back
+	_, err := c.w.Client.PutPolicy(c.ctx, p)
 	must(c.t, err)
 }
+
+// slow is the smallest limit. A guest writes more than that, so that whatever
+// waits for its stream does not end by itself.
+const slow = dr.Bandwidth("64KB")
 
 // shop and alone are what operations are asked of.
 func shop() client.Target  { return client.GroupTarget(group) }

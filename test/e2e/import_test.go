@@ -120,7 +120,7 @@ func (r *rig) staleIsStopped() {
 
 // lookAt looks at a machine again and again, as people who wait do: its display
 // has a picture with something on it and, where Rebound started the machine, its
-// serial console has what the kernel wrote.
+// serial console has what the guest's own program writes.
 func (r *rig) lookAt(item dr.ItemID, text bool) {
 	r.t.Helper()
 	var v rest.Console
@@ -135,8 +135,8 @@ func (r *rig) lookAt(item dr.ItemID, text bool) {
 			if len(v.Picture) < 1000 { // nothing but one colour
 				return fmt.Errorf("%d x %d in %d bytes", v.Width, v.Height, len(v.Picture))
 			}
-			if text && !strings.Contains(v.Text, "Linux") {
-				return fmt.Errorf("the console shows %q", v.Text)
+			if text && !strings.Contains(v.Text, fmt.Sprintf("%q:%q", "guest", item)) {
+				return fmt.Errorf("the console's %d bytes have no line of the guest", len(v.Text))
 			}
 			return nil
 		})

@@ -190,9 +190,8 @@ func (r *rig) close() {
 		}
 	}
 	for _, l := range []leak.Run{{Dir: r.dir, Ports: ports}, {Dir: run}} {
-		left, err := l.Left()
-		if err != nil || len(left) > 0 {
-			r.t.Errorf("left behind: %q, %v", left, err)
+		if err := r.gone(l); err != nil {
+			r.t.Error(err)
 		}
 	}
 	if keep := os.Getenv("REBOUND_E2E_KEEP"); keep != "" && r.t.Failed() {
@@ -201,6 +200,23 @@ func (r *rig) close() {
 	}
 	if err := os.RemoveAll(r.dir); err != nil {
 		r.t.Errorf("remove the world: %v", err)
+	}
+}
+
+// leaving is how long a process may take to see that its gateway and its guest
+// are gone: what guards a frozen guest asks for it now and then.
+const leaving = 10 * time.Second
+
+// gone waits until nothing of a run is left.
+func (r *rig) gone(l leak.Run) error {
+	for deadline := time.Now().Add(leaving); ; time.Sleep(20 * time.Millisecond) {
+		left, err := l.Left()
+		if err == nil && len(left) == 0 {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("left behind: %q (%v)", left, err)
+		}
 	}
 }
 

@@ -182,11 +182,13 @@ type PlanRunMachine struct {
 	BootGroup int    `json:"bootGroup"`
 	State     string `json:"state" enum:"pending,started,healthy,failed,skipped,done"`
 	// Proof says how it was shown that the machine boots.
-	Proof   string           `json:"proof,omitempty"`
-	Started time.Time        `json:"started,omitzero"`
-	Healthy time.Time        `json:"healthy,omitzero"`
-	Point   time.Time        `json:"point,omitzero" doc:"the moment that it started from"`
-	Problem *problem.Problem `json:"problem,omitempty"`
+	Proof   string    `json:"proof,omitempty"`
+	Started time.Time `json:"started,omitzero"`
+	Healthy time.Time `json:"healthy,omitzero"`
+	Point   time.Time `json:"point,omitzero" doc:"the moment that it started from"`
+	// Position is the exact write that it started from.
+	Position string           `json:"position,omitempty"`
+	Problem  *problem.Problem `json:"problem,omitempty"`
 	// RTOSeconds from the start of the run to Healthy; LostSeconds of writes.
 	RTOSeconds  *float64 `json:"rtoSeconds"`
 	LostSeconds *float64 `json:"lostSeconds"`
