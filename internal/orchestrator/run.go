@@ -225,8 +225,12 @@ func (o *Orchestrator) runTask(ctx context.Context, in jobInput, seq int, t task
 		return "", err
 	}
 	r, outcome, err := o.beginTask(ctx, in, seq, t)
-	if err != nil || outcome != "" {
-		return outcome, err
+	if err != nil {
+		return "", err
+	}
+	if outcome != "" { // ended by a run that did not get to say so
+		o.hook(in.Job, t.name, "after")
+		return outcome, nil
 	}
 	o.wakeJob(in.Job)
 	o.hook(in.Job, t.name, "before")
