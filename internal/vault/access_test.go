@@ -114,6 +114,7 @@ func (l *lab) spec() spec {
 // TestOpenAPI: the description is 3.1, and each route has a summary, errors,
 // security and examples.
 func TestOpenAPI(t *testing.T) {
+	t.Parallel()
 	s := newLab(t).spec()
 	if !strings.HasPrefix(s.OpenAPI, "3.1.") || len(s.Paths) < 30 {
 		t.Fatalf("openapi %s with %d paths", s.OpenAPI, len(s.Paths))
@@ -160,6 +161,7 @@ var pathParam = regexp.MustCompile(`\{[^}]*\}`)
 // TestEveryRouteEveryRole asks for every route of the API's description with
 // every role, and with none.
 func TestEveryRouteEveryRole(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	tokens := map[auth.Role]string{"": ""}
 	for _, r := range auth.Roles() {
@@ -257,6 +259,7 @@ func (l *lab) askRoute(method, path string, op operation, need auth.Need, role a
 
 // TestOwnOnly: below owner, tokens and passwords are one's own only.
 func TestOwnOnly(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	ctx := t.Context()
 	alice, bob := l.user("alice", auth.Contributor), l.user("bob", auth.Reader)
@@ -283,6 +286,7 @@ func TestOwnOnly(t *testing.T) {
 }
 
 func TestLastOwnerStays(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	ctx := t.Context()
 	toks, err := l.c.Tokens(ctx)
@@ -305,6 +309,7 @@ func TestLastOwnerStays(t *testing.T) {
 
 // TestSession: what a browser does, and what another page cannot make it do.
 func TestSession(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.user("alice", auth.Contributor)
 	login := `{"name":"alice","password":"` + password + `"}`
@@ -353,6 +358,7 @@ func TestSession(t *testing.T) {
 // TestGuessing: wrong passwords and passphrases are answered ever later, and
 // counted.
 func TestGuessing(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.user("alice", auth.Reader)
 	var last *http.Response
@@ -392,6 +398,7 @@ func TestGuessing(t *testing.T) {
 // TestAuditLogOnlyGrows: SQL itself refuses to change a row, and whoever gets
 // round that is found out.
 func TestAuditLogOnlyGrows(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	ctx := t.Context()
 	before, err := l.c.CheckAudit(ctx, 0, "")
@@ -424,6 +431,7 @@ func TestAuditLogOnlyGrows(t *testing.T) {
 
 // TestIdempotencyKeys: a repeated request is done once.
 func TestIdempotencyKeys(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.protected()
 	first := bearer(l.token())
@@ -466,6 +474,7 @@ func TestIdempotencyKeys(t *testing.T) {
 }
 
 func TestETags(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	me := bearer(l.token())
 	with := func(h ...string) []string { return append(slices.Clone(me), h...) }
@@ -495,6 +504,7 @@ func TestETags(t *testing.T) {
 }
 
 func TestPagesFiltersAndOrder(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	for i := range 7 {
 		l.user(fmt.Sprintf("u%d", i), auth.Roles()[i%2])
@@ -532,6 +542,7 @@ func TestPagesFiltersAndOrder(t *testing.T) {
 // TestStream: changes come as they are committed, a client that was away misses
 // none, and one whose token ends hears no more.
 func TestStream(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	tok := l.user("alice", auth.Reader)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -593,6 +604,7 @@ func TestStream(t *testing.T) {
 // TestNoRequestBreaksTheVault sends damaged requests to every route: whatever
 // comes, it is no error of the vault's own.
 func TestNoRequestBreaksTheVault(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)

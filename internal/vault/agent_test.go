@@ -46,6 +46,7 @@ func (l *lab) agent(m dr.MachineName) (register func(boot string) int) {
 // TestAgentProvesTheBoot: with an agent known, a failover waits for its new
 // boot id, and reprotect is refused until it has registered.
 func TestAgentProvesTheBoot(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	p, err := l.c.Policy(t.Context(), "default")
 	if err != nil {
@@ -80,6 +81,7 @@ func TestAgentProvesTheBoot(t *testing.T) {
 
 // TestOneVaultADirectory: the second process waits for the lease.
 func TestOneVaultADirectory(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()

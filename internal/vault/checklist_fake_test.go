@@ -26,6 +26,7 @@ type row struct {
 func checklist() []row { return slices.Concat(preconditionRows(), negativeRows()) }
 
 func TestChecklist(t *testing.T) {
+	t.Parallel()
 	for _, r := range checklist() {
 		t.Run(r.name, func(t *testing.T) {
 			t.Parallel()
@@ -83,6 +84,7 @@ func (r row) fails(t *testing.T, guards map[lifecycle.GuardName]lifecycle.Guard)
 // TestChecklistNeedsEveryGuard takes each guard of the life cycle out of the
 // vault in turn: some row of the checklist must fail then.
 func TestChecklistNeedsEveryGuard(t *testing.T) {
+	t.Parallel()
 	for name := range lifecycle.Guards() {
 		t.Run(string(name), func(t *testing.T) {
 			t.Parallel()

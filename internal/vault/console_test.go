@@ -17,6 +17,7 @@ import (
 // TestConsole follows which machine an item's console is: that at home, the
 // test's beside it, and that of the other site after a failover.
 func TestConsole(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.home.AddDefinition(dr.Definition{
 		Name: "vm1", UUID: "uuid-vm1", CPUs: 1, MemoryMiB: 64, Firmware: dr.BIOS, MachineType: "q35", Graphics: "VGA",
@@ -62,6 +63,7 @@ func TestConsole(t *testing.T) {
 
 // TestConsoleKinds asks for the parts of a console as they are.
 func TestConsoleKinds(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.protected()
 	get := func(accept, token string) (int, string, string) {

@@ -53,6 +53,7 @@ func unpackOld(t *testing.T, name, dir string) {
 // shut down and drained. Today's program brings both databases to its schema
 // and finishes the job by the tasks that the older one had planned.
 func TestNewerProgramFinishesAnOldJob(t *testing.T) {
+	t.Parallel()
 	l := &lab{t: t, dir: t.TempDir(), addr: freeAddr(t), log: testLog(t), world: controltest.NewWorld(), ids: map[*controltest.Gateway]identity.Bundle{}}
 	unpackOld(t, "schema-1.tar.gz", l.dir)
 	l.startVault()

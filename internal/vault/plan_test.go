@@ -80,6 +80,7 @@ func (l *lab) inOrder(what string, first, then []string) {
 // TestPlanRoundTrip goes there and home again, in order, with a group whose
 // members boot in different boot groups.
 func TestPlanRoundTrip(t *testing.T) {
+	t.Parallel()
 	l := planLab(t)
 	p := shop()
 	p.Groups[0].After = []rest.PlanAction{{Name: "dns", When: []rest.PlanWhen{rest.WhenForward, rest.WhenTest}, Script: &rest.PlanScript{Text: "true"}}}
@@ -188,6 +189,7 @@ func (l *lab) checkHistory() {
 // TestPlanWaitsForPeople: a manual action, then an approval that the starter
 // may not give and a reader may not either; the job waits meanwhile.
 func TestPlanWaitsForPeople(t *testing.T) {
+	t.Parallel()
 	l := planLab(t)
 	p := shop()
 	p.Before = []rest.PlanAction{{Name: "phone", Manual: &rest.PlanManual{Text: "Call the owner."}}}
@@ -244,6 +246,7 @@ func TestPlanWaitsForPeople(t *testing.T) {
 // TestPlanRejectedAndResumed: a rejection before anything was done leaves the
 // machines as they were; later it stops the plan, and a restart goes on.
 func TestPlanRejected(t *testing.T) {
+	t.Parallel()
 	l := planLab(t)
 	p := shop()
 	p.Groups[1].Before = []rest.PlanAction{{Name: "go", Approval: &rest.PlanApproval{}}}
@@ -281,6 +284,7 @@ func TestPlanRejected(t *testing.T) {
 // TestPlanRetriesWhatFailedAlone: one machine does not start; the others do,
 // and the restart starts that one only.
 func TestPlanRetriesWhatFailedAlone(t *testing.T) {
+	t.Parallel()
 	l := planLab(t)
 	l.plan(shop())
 	l.world.Plan(&controltest.Fault{Gateway: "gw-cloud", Command: "StartRecovered", Machine: "vm1", Times: 1, Err: problem.New(problem.HypervisorError, "no")})
@@ -311,6 +315,7 @@ func TestPlanRetriesWhatFailedAlone(t *testing.T) {
 
 // TestPlanSkipsWhatIsUp: a group that was failed over alone is left alone.
 func TestPlanSkipsWhatIsUp(t *testing.T) {
+	t.Parallel()
 	l := planLab(t)
 	l.plan(shop())
 	job, err := l.c.Operate(t.Context(), client.GroupTarget("web"), lifecycle.Failover, rest.OperationRequest{Mode: "planned"})
@@ -335,6 +340,7 @@ func TestPlanSkipsWhatIsUp(t *testing.T) {
 
 // TestPlanRefusals: what is refused changes nothing and says why.
 func TestPlanRefusals(t *testing.T) {
+	t.Parallel()
 	l := planLab(t)
 	refusedPlans := map[string]func(*rest.Plan){
 		"no replicated item":    func(p *rest.Plan) { p.Groups[0].Items = append(p.Groups[0].Items, "nobody") },
@@ -425,6 +431,7 @@ func (l *lab) refusesLacking() {
 
 // TestPlanActionsFail: stop and continue, and a call's expectation.
 func TestPlanActionsFail(t *testing.T) {
+	t.Parallel()
 	l := planLab(t)
 	var calls atomic.Int32
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -467,6 +474,7 @@ func TestPlanActionsFail(t *testing.T) {
 // TestPlanActionCutShort: a gateway that died in the middle of a script says
 // so, and a person decides.
 func TestPlanActionCutShort(t *testing.T) {
+	t.Parallel()
 	l := planLab(t)
 	p := shop()
 	p.Before = []rest.PlanAction{{Name: "once", Script: &rest.PlanScript{Text: "true"}}}
@@ -487,6 +495,7 @@ func TestPlanActionCutShort(t *testing.T) {
 // TestPlanCancelled: before the failover everything is as before; the job goes
 // on when it is resumed.
 func TestPlanCancelled(t *testing.T) {
+	t.Parallel()
 	l := planLab(t)
 	p := shop()
 	p.Groups[0].Before = []rest.PlanAction{{Name: "wait", Manual: &rest.PlanManual{Text: "wait"}}}

@@ -20,6 +20,7 @@ func goldPolicy() rest.Policy {
 // TestFailbackPolicyIsMade: each policy comes with one for the way back, of
 // values of its own, and it can be changed.
 func TestFailbackPolicyIsMade(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	made, err := l.c.PutPolicy(t.Context(), goldPolicy())
 	if err != nil {
@@ -48,6 +49,7 @@ func TestFailbackPolicyIsMade(t *testing.T) {
 }
 
 func TestPolicyValuesMustFit(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	for name, change := range map[string]func(*rest.Policy){
 		"app points are rarer than what is kept": func(p *rest.Policy) { p.AppInterval = p.Retention },
@@ -77,6 +79,7 @@ func TestPolicyValuesMustFit(t *testing.T) {
 // TestPolicyChangeReachesItsItems: at once, without a command, and at a gateway
 // that was away when it is back; in the direction back the failback policy holds.
 func TestPolicyChangeReachesItsItems(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.protected()
 	p, err := l.c.Policy(t.Context(), "default")

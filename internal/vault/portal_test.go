@@ -81,6 +81,7 @@ func has(t *testing.T, page, path string, want ...string) {
 // TestPortalPages: the pages of a reader show what the API says of two
 // protected machines, and links keep filters.
 func TestPortalPages(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.protected()
 	ann := l.person("ann", "reader")
@@ -105,6 +106,7 @@ func TestPortalPages(t *testing.T) {
 // one opens a session of the portal's that leads to the page asked for; a form
 // without the session's CSRF field does nothing; signing out ends the session.
 func TestPortalSignIn(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	ann := l.person("ann", "operator")
 	ann.cookies = nil
@@ -168,6 +170,7 @@ func TestPortalSignIn(t *testing.T) {
 // TestPortalLive: a page is told which types of things changed, without what
 // changed; nobody else is.
 func TestPortalLive(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.protected()
 	ann := l.person("ann", "reader")

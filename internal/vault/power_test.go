@@ -13,6 +13,7 @@ import (
 
 // TestPower stops and starts a machine by hand; a standby cannot be started.
 func TestPower(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.protected()
 	ctx := t.Context()
@@ -32,6 +33,7 @@ func TestPower(t *testing.T) {
 // TestAppConsistentPoint on request: the label is the gateway's to give, and the
 // job fails when it was not given.
 func TestAppConsistentPoint(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.protected()
 	want := rest.OperationRequest{Name: "x", AppConsistent: true}

@@ -85,6 +85,7 @@ func (l *lab) refuseAll() {
 }
 
 func TestEveryOperationInEveryOtherState(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.protected()
 	l.refuseAll()
@@ -104,6 +105,7 @@ func TestEveryOperationInEveryOtherState(t *testing.T) {
 }
 
 func TestBadProtectRequests(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.home.AddMachine("vm1")
 	l.home.AddMachine("vm2")
@@ -159,6 +161,7 @@ func TestBadProtectRequests(t *testing.T) {
 }
 
 func TestTwoPressFailover(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.protected()
 	release := make(chan struct{})
@@ -189,6 +192,7 @@ func TestTwoPressFailover(t *testing.T) {
 
 // TestOneMemberFails: the others start; a restart of the job starts the one.
 func TestOneMemberFails(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.protected()
 	f := l.world.Plan(&controltest.Fault{Gateway: "gw-cloud", Command: "StartRecovered", Machine: "vm1", Times: 1, Err: problem.New(problem.HypervisorError, "no memory")})
@@ -213,6 +217,7 @@ func TestOneMemberFails(t *testing.T) {
 
 // TestPlannedFailoverThatCannotDrain leaves the source running as it was.
 func TestPlannedFailoverThatCannotDrain(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.protected()
 	l.world.Plan(&controltest.Fault{Gateway: "gw-home", Command: "StopReplication", Times: 1, Err: problem.New(problem.GatewayUnreachable, "the link is down")})
@@ -225,6 +230,7 @@ func TestPlannedFailoverThatCannotDrain(t *testing.T) {
 }
 
 func TestCancel(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.protected()
 	release := make(chan struct{})
@@ -252,6 +258,7 @@ func TestCancel(t *testing.T) {
 }
 
 func TestAccess(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	ctx := t.Context()
 	_, err := l.client("rbt_wrong").Status(ctx)
@@ -282,6 +289,7 @@ func TestAccess(t *testing.T) {
 }
 
 func TestForeignAndRevokedCertificates(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	ca, err := identity.OpenCA(t.TempDir(), "another-vault")
 	if err != nil {
@@ -332,6 +340,7 @@ func TestForeignAndRevokedCertificates(t *testing.T) {
 }
 
 func TestClockAnHourOff(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.protected()
 	l.home.SetClock(-time.Hour)
@@ -352,6 +361,7 @@ func TestClockAnHourOff(t *testing.T) {
 }
 
 func TestRPOGrowsAfterTheLastReport(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.protected()
 	l.home.Lose()
@@ -368,6 +378,7 @@ func TestRPOGrowsAfterTheLastReport(t *testing.T) {
 }
 
 func TestProblemDocumentsAndOpenAPI(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	hc := &http.Client{Transport: &http.Transport{TLSClientConfig: mustPinned(t, l.ca())}}
 	defer hc.CloseIdleConnections()

@@ -11,6 +11,7 @@ import (
 // TestRestartWhileACommandRuns stops and starts the vault in order, in this process,
 // while a command runs at a gateway: the command is joined.
 func TestRestartWhileACommandRuns(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.protected()
 	l.home.Write("vm1")

@@ -58,6 +58,7 @@ func (l *lab) definition(at dr.SiteID) dr.Definition {
 // TestUnmappedNetwork: nothing is shut down for a failover that could not
 // connect a machine; the policy may say that it is isolated instead.
 func TestUnmappedNetwork(t *testing.T) {
+	t.Parallel()
 	l := connected(t)
 	app := client.GroupTarget("app")
 	if _, err := l.c.DryRun(t.Context(), app, lifecycle.Failover, rest.OperationRequest{}); !problem.HasCode(err, problem.NetworkNotMapped) || !strings.Contains(err.Error(), "card 1") {
@@ -98,6 +99,7 @@ func TestUnmappedNetwork(t *testing.T) {
 // TestTargetSettingsThereAndBack: over the API, through a failover and home
 // again.
 func TestTargetSettingsThereAndBack(t *testing.T) {
+	t.Parallel()
 	l := connected(t)
 	mapping := rest.NetworkMapping{
 		ID: "backup", From: rest.NetworkMapEnd{Site: "home", Network: "backup"},
@@ -148,6 +150,7 @@ func TestTargetSettingsThereAndBack(t *testing.T) {
 }
 
 func TestBadMappings(t *testing.T) {
+	t.Parallel()
 	l := connected(t)
 	good := rest.NetworkMapping{ID: "m", From: rest.NetworkMapEnd{Site: "home", Network: "backup"}, To: rest.NetworkMapEnd{Site: "cloud", Network: "slow"}}
 	if _, err := l.c.PutMapping(t.Context(), good); err != nil {
@@ -189,6 +192,7 @@ func TestBadMappings(t *testing.T) {
 }
 
 func TestBadTargetSettings(t *testing.T) {
+	t.Parallel()
 	l := connected(t)
 	nic := func(n site.NICSettings) site.TargetSettings { return site.TargetSettings{NICs: []site.NICSettings{n}} }
 	for name, c := range map[string]struct {

@@ -27,6 +27,7 @@ func (l *lab) wantRunning(g interface {
 
 // TestRoundTrip is the whole trip, over HTTPS, against a real vault.
 func TestRoundTrip(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.protected()
 	for range 5 {
@@ -158,6 +159,7 @@ func (l *lab) wantEvent(code string) {
 }
 
 func TestUndo(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.protected()
 	l.home.Write("vm1")
@@ -179,6 +181,7 @@ func TestUndo(t *testing.T) {
 }
 
 func TestBesideReplication(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.protected()
 	l.operate(lifecycle.Pause, rest.OperationRequest{})
@@ -210,6 +213,7 @@ func TestBesideReplication(t *testing.T) {
 
 // TestCommitThatFailedHalfWay is finished by committing again.
 func TestCommitThatFailedHalfWay(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.protected()
 	l.operate(lifecycle.Failover, rest.OperationRequest{Mode: "planned"})
