@@ -142,7 +142,25 @@ func (r *run) stopSource(ctx context.Context, members []store.Member, attempt in
 	limit := seconds(r.policy.ShutdownTimeout)
 	return r.eachOf(ctx, members, func(ctx context.Context, m store.Member) error {
 		o := r.originOf(shutDownTask, string(m.Machine), attempt)
-		return r.source().StopMachine(ctx, o, control.StopRequest{Machine: m.Machine, Mode: site.GracefulThenHard, Timeout: limit})
+		err := r.source().StopMachine(ctx, o, control.StopRequest{Machine: m.Machine, Mode: site.GracefulThenHard, Timeout: limit})
+		if err != nil {
+			return err
+		}
+		return r.knowOff(ctx, m.Machine)
+	})
+}
+
+// knowOff writes down that a machine of the source is off, as its gateway has
+// just said. Its next report would say so too, but a commit that is asked for
+// before that report would be refused for a machine that "still runs".
+func (r *run) knowOff(ctx context.Context, name dr.MachineName) error {
+	return r.o.store.Update(ctx, func(tx *store.Tx) error {
+		row, there, err := machineAt(tx, r.group.SourceSite(), name)
+		if err != nil || !there {
+			return err
+		}
+		row.State, row.SeenAt = site.Off, r.o.now().UTC()
+		return tx.PutMachine(row)
 	})
 }
 

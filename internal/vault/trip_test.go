@@ -4,7 +4,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"rebound/internal/control"
 	"rebound/internal/control/controltest"
 	"rebound/internal/dr"
 	"rebound/internal/lifecycle"
@@ -234,4 +236,20 @@ func TestCommitThatFailedHalfWay(t *testing.T) {
 	if _, _, ok := l.cloud.Content("vm2"); ok {
 		t.Error("vm2 is still in the cloud")
 	}
+}
+
+// TestCommitBeforeTheNextReport: the gateway of the source has not reported
+// since it stopped the machines; the vault knows of it from the command.
+func TestCommitBeforeTheNextReport(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.protected()
+	l.operate(lifecycle.Failover, rest.OperationRequest{})
+	l.operate(lifecycle.Commit, rest.OperationRequest{})
+	l.operate(lifecycle.Reprotect, rest.OperationRequest{})
+	l.untilState("app", lifecycle.Protected)
+	l.cloud.SetReport(func(r *control.Report) { r.Machines = nil })
+	l.world.Plan(&controltest.Fault{Gateway: "gw-cloud", Command: "Inventory", Delay: 500 * time.Millisecond})
+	l.operate(lifecycle.Failback, rest.OperationRequest{})
+	l.operate(lifecycle.Commit, rest.OperationRequest{})
 }
