@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"rebound/internal/control"
+	"rebound/internal/control/controltest"
+	"rebound/internal/dr"
 	"rebound/internal/identity"
 	"rebound/internal/lifecycle"
 	"rebound/internal/problem"
@@ -537,6 +539,96 @@ func TestPagesFiltersAndOrder(t *testing.T) {
 			t.Errorf("%s: %s %s", bad, resp.Status, b)
 		}
 	}
+}
+
+// TestEveryListHasPages: each list of more than one row is read in pages of one,
+// upwards and downwards by its id, and ends.
+func TestEveryListHasPages(t *testing.T) {
+	t.Parallel()
+	l := connected(t)
+	ctx := t.Context()
+	for _, id := range []dr.PolicyID{"gold", "silver"} {
+		if _, err := l.c.PutPolicy(ctx, policyLike(l, id)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, network := range []string{"lan", "backup"} {
+		m := rest.NetworkMapping{ID: dr.MappingID("m-" + network), From: rest.NetworkMapEnd{Site: "home", Network: network}, To: rest.NetworkMapEnd{Site: "cloud", Network: "dmz"}, OneWay: true}
+		if _, err := l.c.PutMapping(ctx, m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, id := range []string{"ops", "chat"} {
+		if _, err := l.c.CreateWebhook(ctx, rest.PutWebhook{ID: id, URL: "http://127.0.0.1:1/"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	host := goodHost()
+	host.Volumes[0].FreeBytes = 5
+	for _, g := range []*controltest.Gateway{l.home, l.cloud} {
+		g.SetReport(func(r *control.Report) { r.Host = host })
+	}
+	l.until("two conditions", func() bool {
+		open, err := l.c.Conditions(ctx, client.ConditionFilter{Code: "VolumeFilling"})
+		return err == nil && len(open) == 2
+	})
+	for path, field := range map[string]string{
+		"/sites": "id", "/gateways": "id", "/policies": "id", "/mappings": "id", "/webhooks": "id", "/machines": "name",
+		"/health/conditions": "since",
+	} {
+		up, down := l.walk(path, field), l.walk(path, "-"+field)
+		if field == "id" {
+			slices.Reverse(down)
+		} else { // rows that are alike in it keep their order
+			slices.Sort(up)
+			slices.Sort(down)
+		}
+		if len(up) < 2 || !slices.Equal(up, down) {
+			t.Errorf("%s: %d rows upwards, %d downwards:\n%s\n%s", path, len(up), len(down), up, down)
+		}
+	}
+	for path, want := range map[string]int{
+		"/gateways?site=home": 1, "/gateways?state=announced": 0, "/sites?health=critical": 2, "/mappings?site=cloud": 2,
+		"/gateways?health=critical": 2, "/health/conditions?severity=info": 0,
+	} {
+		resp, b := l.raw("GET", "/api/v1"+path, "", bearer(l.token())...)
+		var page rest.List[json.RawMessage]
+		if err := json.Unmarshal(b, &page); err != nil || resp.StatusCode != http.StatusOK || len(page.Items) != want {
+			t.Errorf("%s: %s, %d rows, want %d", path, resp.Status, len(page.Items), want)
+		}
+	}
+}
+
+// policyLike is the default policy with another name.
+func policyLike(l *lab, id dr.PolicyID) rest.Policy {
+	l.t.Helper()
+	all, err := l.c.Policies(l.t.Context())
+	if err != nil || len(all) == 0 {
+		l.t.Fatalf("policies: %v, %v", all, err)
+	}
+	all[0].ID = id
+	return all[0]
+}
+
+// walk reads a list in pages of one row and returns what each is named by.
+func (l *lab) walk(path, by string) (names []string) {
+	l.t.Helper()
+	next := "/api/v1" + path + "?limit=1&sort=" + by
+	for next != "" {
+		resp, b := l.raw("GET", next, "", bearer(l.token())...)
+		var page rest.List[struct {
+			ID         any `json:"id"`
+			Site       string
+			Definition struct{ Name string }
+		}]
+		if err := json.Unmarshal(b, &page); err != nil || resp.StatusCode != http.StatusOK || len(page.Items) != 1 || len(names) > 100 {
+			l.t.Fatalf("%s: %s %s", next, resp.Status, b)
+		}
+		row := page.Items[0]
+		names = append(names, fmt.Sprint(row.ID, row.Definition.Name, row.Site))
+		next, _, _ = strings.Cut(strings.TrimPrefix(resp.Header.Get("Link"), "<"), ">")
+	}
+	return names
 }
 
 // TestStream: changes come as they are committed, a client that was away misses

@@ -2,6 +2,8 @@ package api
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -34,10 +36,7 @@ type ConditionIn struct {
 
 func (s *Server) healthRoutes(api huma.API) {
 	add(api, route("GET", "/health", "show-health", "Show the health of everything, and what is open"), s.showHealth)
-	add(api, route("GET", "/health/conditions", "list-conditions", "List the open conditions"), func(_ context.Context, in *ConditionsIn) (*reply[rest.List[rest.Condition]], error) {
-		open, _ := s.Health.Conditions()
-		return listOf(in.choose(open.All())), nil
-	})
+	add(api, route("GET", "/health/conditions", "list-conditions", "List the open conditions"), s.listConditions)
 	add(api, route("GET", "/health/history", "list-condition-history", "List conditions that were, newest first"), s.conditionHistory)
 	add(api, route("GET", "/health/settings", "show-health-settings", "Show the limits of conditions"), func(ctx context.Context, _ *struct{}) (*reply[rest.HealthSettings], error) {
 		var out rest.HealthSettings
@@ -72,6 +71,25 @@ func (s *Server) healthRoutes(api huma.API) {
 	add(api, route("POST", "/health/conditions/{id}/unmute", "unmute-condition", "Let a condition count again"), func(ctx context.Context, in *ConditionIn) (*reply[rest.Condition], error) {
 		c, err := s.Health.Unmute(ctx, in.ID)
 		return &reply[rest.Condition]{c}, err
+	})
+}
+
+// listConditions is a page of what is open, the gravest first.
+func (s *Server) listConditions(ctx context.Context, in *struct {
+	ListIn
+	ConditionsIn
+},
+) (*listReply[rest.Condition], error) {
+	open, _ := s.Health.Conditions()
+	grave := func(c rest.Condition) int {
+		return slices.Index([]rest.Severity{rest.SeverityInfo, rest.SeverityWarning, rest.SeverityCritical}, c.Severity)
+	}
+	id := func(c rest.Condition) string { return fmt.Sprintf("%d %020d", 9-grave(c), c.ID) }
+	return pageOf(ctx, in.ListIn, in.choose(open.All()), id, order[rest.Condition]{
+		"severity": func(c rest.Condition) any { return grave(c) },
+		"code":     func(c rest.Condition) any { return c.Code },
+		"since":    func(c rest.Condition) any { return c.Since },
+		"object":   func(c rest.Condition) any { return string(c.Object.Kind) + "/" + c.Object.ID },
 	})
 }
 

@@ -26,37 +26,13 @@ type SiteIn struct {
 }
 
 func (s *Server) inventoryRoutes(api huma.API) {
-	add(api, route("GET", "/sites", "list-sites", "List the sites"), func(ctx context.Context, _ *struct{}) (*reply[rest.List[rest.Site]], error) {
-		var out []rest.Site
-		err := s.view(ctx, func(tx *store.Tx) error {
-			rows, err := tx.Sites()
-			for _, row := range rows {
-				v, err := s.siteView(tx, row)
-				if err != nil {
-					return err
-				}
-				out = append(out, v)
-			}
-			return err
-		})
-		return listOf(out), err
-	})
+	add(api, route("GET", "/sites", "list-sites", "List the sites"), s.listSites)
 	add(api, route("GET", "/sites/{site}", "show-site", "Show a site"), s.showSite)
 	create := route("POST", "/sites", "create-site", "Create a site")
 	create.DefaultStatus = 201
 	add(api, create, s.createSite)
 	add(api, route("DELETE", "/sites/{site}", "delete-site", "Delete a site without gateways and groups"), s.deleteSite)
-	add(api, route("GET", "/gateways", "list-gateways", "List the gateways"), func(ctx context.Context, _ *struct{}) (*reply[rest.List[rest.Gateway]], error) {
-		var out []rest.Gateway
-		err := s.view(ctx, func(tx *store.Tx) error {
-			rows, err := tx.Gateways("")
-			for _, g := range rows {
-				out = append(out, s.gatewayView(g))
-			}
-			return err
-		})
-		return listOf(out), err
-	})
+	add(api, route("GET", "/gateways", "list-gateways", "List the gateways"), s.listGateways)
 	add(api, route("GET", "/gateways/{gateway}", "show-gateway", "Show a gateway"), s.showGateway)
 	add(api, route("GET", "/gateways/{gateway}/prerequisites", "gateway-prerequisites", "Ask a gateway what it has for a reprotect"), s.gatewayPrerequisites)
 	enroll := route("POST", "/gateways", "enroll-gateway", "Announce a gateway and get its one-time passphrase")
@@ -86,6 +62,57 @@ func (s *Server) siteView(tx *store.Tx, row store.Site) (rest.Site, error) {
 	open, _ := s.Health.Conditions()
 	grade(&v.Health, &v.Conditions, open.OfSite(row.ID))
 	return v, err
+}
+
+func (s *Server) listSites(ctx context.Context, in *struct {
+	ListIn
+	Health string `query:"health" enum:"ok,warning,critical"`
+},
+) (*listReply[rest.Site], error) {
+	read := func(tx *store.Tx) (out []rest.Site, err error) {
+		rows, err := tx.Sites()
+		for _, row := range rows {
+			v, err := s.siteView(tx, row)
+			if err != nil {
+				return nil, err
+			}
+			if wants(in.Health, v.Health) {
+				out = append(out, v)
+			}
+		}
+		return out, err
+	}
+	return pageRead(ctx, s, in.ListIn, read, func(v rest.Site) string { return string(v.ID) }, order[rest.Site]{
+		"id":        func(v rest.Site) any { return v.ID },
+		"machines":  func(v rest.Site) any { return v.Machines },
+		"freeBytes": func(v rest.Site) any { return v.FreeBytes },
+	})
+}
+
+func (s *Server) listGateways(ctx context.Context, in *struct {
+	ListIn
+	Site   dr.SiteID `query:"site"`
+	State  string    `query:"state" enum:"announced,enrolled,revoked"`
+	Health string    `query:"health" enum:"ok,warning,critical"`
+},
+) (*listReply[rest.Gateway], error) {
+	read := func(tx *store.Tx) (out []rest.Gateway, err error) {
+		rows, err := tx.Gateways("")
+		for _, g := range rows {
+			v := s.gatewayView(g)
+			if wants(in.Site, v.Site) && wants(in.State, v.State) && wants(in.Health, v.Health) {
+				out = append(out, v)
+			}
+		}
+		return out, err
+	}
+	return pageRead(ctx, s, in.ListIn, read, func(g rest.Gateway) string { return string(g.ID) }, order[rest.Gateway]{
+		"id":              func(g rest.Gateway) any { return g.ID },
+		"site":            func(g rest.Gateway) any { return g.Site },
+		"state":           func(g rest.Gateway) any { return g.State },
+		"lastSeen":        func(g rest.Gateway) any { return g.LastSeen },
+		"certificateEnds": func(g rest.Gateway) any { return g.CertificateEnds },
+	})
 }
 
 func (s *Server) showSite(ctx context.Context, in *SiteIn) (*reply[rest.Site], error) {

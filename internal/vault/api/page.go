@@ -13,6 +13,7 @@ import (
 
 	"rebound/internal/problem"
 	"rebound/internal/vault/rest"
+	"rebound/internal/vault/store"
 )
 
 // ListIn are the query parameters of lists; exported because huma reads
@@ -108,6 +109,15 @@ func pageOf[T any](ctx context.Context, in ListIn, rows []T, id func(T) string, 
 		out.Body.Items[i] = k.row
 	}
 	return out, nil
+}
+
+// pageRead is a page of the rows that one reading of the store returns.
+func pageRead[T any](ctx context.Context, s *Server, in ListIn, read func(*store.Tx) ([]T, error), id func(T) string, by order[T]) (*listReply[T], error) {
+	var rows []T
+	if err := s.view(ctx, func(tx *store.Tx) (err error) { rows, err = read(tx); return err }); err != nil {
+		return nil, err
+	}
+	return pageOf(ctx, in, rows, id, by)
 }
 
 func startOf[T any](in ListIn, all []keyed[T], compare func(a, b keyed[T]) int) (int, error) {

@@ -20,10 +20,13 @@ type PolicyIn struct {
 }
 
 func (s *Server) policyRoutes(api huma.API) {
-	add(api, route("GET", "/policies", "list-policies", "List the policies"), func(ctx context.Context, _ *struct{}) (*reply[rest.List[rest.Policy]], error) {
-		var out []rest.Policy
-		err := s.view(ctx, func(tx *store.Tx) (err error) { out, err = tx.Policies(); return err })
-		return listOf(out), err
+	add(api, route("GET", "/policies", "list-policies", "List the policies"), func(ctx context.Context, in *ListIn) (*listReply[rest.Policy], error) {
+		return pageRead(ctx, s, *in, (*store.Tx).Policies, func(p rest.Policy) string { return string(p.ID) }, order[rest.Policy]{
+			"id":                  func(p rest.Policy) any { return p.ID },
+			"rpoThresholdSeconds": func(p rest.Policy) any { return p.RPOThreshold },
+			"redoWindowSeconds":   func(p rest.Policy) any { return p.RedoWindow },
+			"retentionSeconds":    func(p rest.Policy) any { return p.Retention },
+		})
 	})
 	add(api, route("GET", "/policies/{policy}", "show-policy", "Show a policy"), func(ctx context.Context, in *PolicyIn) (*reply[rest.Policy], error) {
 		var out rest.Policy

@@ -32,11 +32,7 @@ type putSettingsIn struct {
 }
 
 func (s *Server) targetSettingRoutes(api huma.API) {
-	add(api, route("GET", "/mappings", "list-mappings", "List the network mappings"), func(ctx context.Context, _ *struct{}) (*reply[rest.List[rest.NetworkMapping]], error) {
-		var out []rest.NetworkMapping
-		err := s.view(ctx, func(tx *store.Tx) (err error) { out, err = tx.Mappings(); return err })
-		return listOf(out), err
-	})
+	add(api, route("GET", "/mappings", "list-mappings", "List the network mappings"), s.listMappings)
 	add(api, route("GET", "/mappings/{mapping}", "show-mapping", "Show a network mapping"), func(ctx context.Context, in *MappingIn) (*reply[rest.NetworkMapping], error) {
 		var out rest.NetworkMapping
 		err := s.view(ctx, func(tx *store.Tx) (err error) { out, err = tx.Mapping(in.Mapping); return err })
@@ -58,6 +54,22 @@ func (s *Server) targetSettingRoutes(api huma.API) {
 		return &reply[rest.ItemSettings]{out}, err
 	})
 	add(api, route("PUT", "/items/{id}/settings", "put-item-settings", "Replace a machine's target settings"), s.putItemSettings)
+}
+
+func (s *Server) listMappings(ctx context.Context, in *struct {
+	ListIn
+	Site dr.SiteID `query:"site" doc:"either end is at it"`
+},
+) (*listReply[rest.NetworkMapping], error) {
+	read := func(tx *store.Tx) ([]rest.NetworkMapping, error) {
+		all, err := tx.Mappings()
+		return keepIf(all, func(m rest.NetworkMapping) bool { return wants(in.Site, m.From.Site) || wants(in.Site, m.To.Site) }), err
+	}
+	return pageRead(ctx, s, in.ListIn, read, func(m rest.NetworkMapping) string { return string(m.ID) }, order[rest.NetworkMapping]{
+		"id":   func(m rest.NetworkMapping) any { return m.ID },
+		"from": func(m rest.NetworkMapping) any { return string(m.From.Site) + "/" + m.From.Network },
+		"to":   func(m rest.NetworkMapping) any { return string(m.To.Site) + "/" + m.To.Network },
+	})
 }
 
 func unknownMapping(err error, id dr.MappingID) error {

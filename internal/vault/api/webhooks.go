@@ -22,10 +22,14 @@ type HookIn struct {
 }
 
 func (s *Server) webhookRoutes(api huma.API) {
-	add(api, route("GET", "/webhooks", "list-webhooks", "List the webhooks"), func(ctx context.Context, _ *struct{}) (*reply[rest.List[rest.Webhook]], error) {
-		var out []rest.Webhook
-		err := s.view(ctx, func(tx *store.Tx) (err error) { out, err = tx.Webhooks(); return err })
-		return listOf(out), err
+	add(api, route("GET", "/webhooks", "list-webhooks", "List the webhooks"), func(ctx context.Context, in *ListIn) (*listReply[rest.Webhook], error) {
+		return pageRead(ctx, s, *in, (*store.Tx).Webhooks, func(w rest.Webhook) string { return w.ID }, order[rest.Webhook]{
+			"id":      func(w rest.Webhook) any { return w.ID },
+			"url":     func(w rest.Webhook) any { return w.URL },
+			"created": func(w rest.Webhook) any { return w.Created },
+			"waiting": func(w rest.Webhook) any { return w.Waiting },
+			"dead":    func(w rest.Webhook) any { return w.Dead },
+		})
 	})
 	add(api, route("GET", "/webhooks/{id}", "show-webhook", "Show a webhook"), func(ctx context.Context, in *HookIn) (*reply[rest.Webhook], error) {
 		var out rest.Webhook
