@@ -94,7 +94,11 @@ func (e sse) raw(text string) error {
 	if _, err := e.w.Write([]byte(text)); err != nil {
 		return err
 	}
-	return e.rc.Flush()
+	if err := e.rc.Flush(); err != nil {
+		return err
+	}
+	// Over HTTP/2 the deadline would reset the stream in its next silence.
+	return e.rc.SetWriteDeadline(time.Time{})
 }
 
 func (e sse) change(c rest.Change) error {

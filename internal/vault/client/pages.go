@@ -14,6 +14,18 @@ func (c *Client) ItemsPage(ctx context.Context, query url.Values) (rest.List[res
 	return page[rest.Item](ctx, c, "/items", query)
 }
 
+// JobsPage reads one page of the jobs, newest first. The query's names are those
+// of the API: limit, after, sort, group, operation, state, by, from, to.
+func (c *Client) JobsPage(ctx context.Context, query url.Values) (rest.List[rest.Job], error) {
+	return page[rest.Job](ctx, c, "/jobs", query)
+}
+
+// EventsPage reads one page of the events. The query's names are those of the
+// API: limit, after, sort, code, severity, site, gateway, group, machine, job, from, to.
+func (c *Client) EventsPage(ctx context.Context, query url.Values) (rest.List[rest.Event], error) {
+	return page[rest.Event](ctx, c, "/events", query)
+}
+
 // JobsIn reads the newest jobs that are in a state, at most limit of them.
 func (c *Client) JobsIn(ctx context.Context, state rest.JobState, limit int) ([]rest.Job, error) {
 	out, err := page[rest.Job](ctx, c, "/jobs", url.Values{"state": {string(state)}, "limit": {strconv.Itoa(limit)}})

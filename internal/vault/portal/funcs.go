@@ -18,7 +18,7 @@ func (p *Portal) functions() template.FuncMap {
 		"asset": p.assets.path,
 		"icon":  icon,
 		"time":  timeTag, "ago": p.agoTag, "clock": clockTag,
-		"bytes": bytesText, "rate": rateText, "seconds": secondsText, "percent": percent,
+		"bytes": bytesText, "rate": rateText, "seconds": secondsText, "percent": percent, "took": p.took,
 		"stateWord": stateWord, "healthWord": healthWord, "operationWord": operationWord, "jobTone": jobTone, "stateTone": stateTone,
 		"dict": dict, "join": joinStrings, "now": p.Now, "plural": plural,
 	}
@@ -145,6 +145,18 @@ func secondsOf(v any) (float64, bool) {
 		return v.Seconds(), true
 	default:
 		return 0, false
+	}
+}
+
+// took says how long something lasted, until now when it has not ended.
+func (p *Portal) took(from, to time.Time) string {
+	switch {
+	case from.IsZero():
+		return "–"
+	case to.IsZero():
+		return secondsText(p.Now().Sub(from))
+	default:
+		return secondsText(to.Sub(from))
 	}
 }
 

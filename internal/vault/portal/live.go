@@ -62,7 +62,7 @@ func (p *Portal) live(w http.ResponseWriter, r *http.Request) {
 	}()
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.WriteHeader(http.StatusOK)
-	t := &teller{w: w, rc: http.NewResponseController(w)}
+	t := &teller{w: w, rc: http.NewResponseController(w), limit: liveWrite}
 	if err := t.run(ctx, changes, ended); err != nil && ctx.Err() == nil {
 		p.Log.Debug("tell a page of changes", "error", err)
 	}
@@ -72,6 +72,7 @@ func (p *Portal) live(w http.ResponseWriter, r *http.Request) {
 type teller struct {
 	w       http.ResponseWriter
 	rc      *http.ResponseController
+	limit   time.Duration // of each write
 	changed []string
 	opened  bool
 }
@@ -85,13 +86,25 @@ func (t *teller) send(event string, data any) error {
 }
 
 func (t *teller) raw(text string) error {
-	if err := t.rc.SetWriteDeadline(time.Now().Add(liveWrite)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+	if err := t.rc.SetWriteDeadline(time.Now().Add(t.limit)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return err
 	}
 	if _, err := t.w.Write([]byte(text)); err != nil {
 		return err
 	}
-	return t.rc.Flush()
+	if err := t.rc.Flush(); err != nil {
+		return err
+	}
+	return forgetDeadline(t.rc)
+}
+
+// forgetDeadline ends the deadline of a write that was made. Over HTTP/2 it would
+// reset the stream later, though nothing is being written then.
+func forgetDeadline(rc *http.ResponseController) error {
+	if err := rc.SetWriteDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return err
+	}
+	return nil
 }
 
 // take keeps what a change says; the page is told a little later, of several

@@ -15,6 +15,8 @@ func (p *Portal) routes() {
 	p.infrastructureRoutes()
 	p.overviewRoutes()
 	p.itemRoutes()
+	p.operateRoutes()
+	p.jobRoutes()
 
 	p.page("/", func(rq *Request) error {
 		return rq.Fail(http.StatusNotFound, problem.New(problem.InvalidRequest, "there is no page %s", rq.URL.Path))

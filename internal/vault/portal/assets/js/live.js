@@ -77,14 +77,12 @@ export function listen() {
   const from = document.body.dataset.liveFrom;
   if (!from) return;
   const source = new EventSource(from);
-  let lost = false;
   source.addEventListener('ready', () => {
     state('true', 'Live');
-    if (lost) {
-      waiting.add('reset');
-      plan();
-    }
-    lost = false;
+    // What changed between the making of the page, or the loss of the
+    // stream, and now was told to nobody.
+    waiting.add('reset');
+    plan();
   });
   source.addEventListener('change', (e) => {
     const { types } = JSON.parse(e.data);
@@ -97,7 +95,6 @@ export function listen() {
     ended();
   });
   source.addEventListener('error', () => {
-    lost = true;
     state('false', 'No connection to the vault');
   });
   document.addEventListener('visibilitychange', () => {
