@@ -26,6 +26,12 @@ func (c *Client) EventsPage(ctx context.Context, query url.Values) (rest.List[re
 	return page[rest.Event](ctx, c, "/events", query)
 }
 
+// AuditPage reads one page of the audit log. The query's names are those of the
+// API: limit, after, sort, who, object, operation, outcome, channel.
+func (c *Client) AuditPage(ctx context.Context, query url.Values) (rest.List[rest.AuditRow], error) {
+	return page[rest.AuditRow](ctx, c, "/audit", query)
+}
+
 // JobsIn reads the newest jobs that are in a state, at most limit of them.
 func (c *Client) JobsIn(ctx context.Context, state rest.JobState, limit int) ([]rest.Job, error) {
 	out, err := page[rest.Job](ctx, c, "/jobs", url.Values{"state": {string(state)}, "limit": {strconv.Itoa(limit)}})

@@ -21,6 +21,7 @@ func navigation() []navSection {
 		{"", []navEntry{
 			{Path: "/", Title: "Overview", Icon: "home"},
 			{Path: "/items", Title: "Replicated items", Icon: "items"},
+			{Path: "/groups", Title: "Groups", Icon: "network"},
 			{Path: "/jobs", Title: "Jobs", Icon: "job"},
 			{Path: "/plans", Title: "Recovery plans", Icon: "plan"},
 			{Path: "/events", Title: "Events", Icon: "bell"},

@@ -17,6 +17,9 @@ func (p *Portal) routes() {
 	p.itemRoutes()
 	p.operateRoutes()
 	p.jobRoutes()
+	p.groupRoutes()
+	p.logRoutes()
+	p.peopleRoutes()
 
 	p.page("/", func(rq *Request) error {
 		return rq.Fail(http.StatusNotFound, problem.New(problem.InvalidRequest, "there is no page %s", rq.URL.Path))
