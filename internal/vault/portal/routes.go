@@ -20,6 +20,9 @@ func (p *Portal) routes() {
 	p.groupRoutes()
 	p.logRoutes()
 	p.peopleRoutes()
+	p.policyRoutes()
+	p.settingRoutes()
+	p.planRoutes()
 
 	p.page("/", func(rq *Request) error {
 		return rq.Fail(http.StatusNotFound, problem.New(problem.InvalidRequest, "there is no page %s", rq.URL.Path))
