@@ -11,7 +11,8 @@ func TestPortalEveryPage(t *testing.T) {
 	for path, title := range map[string]string{
 		"/jobs": "Jobs", "/groups": "Groups", "/groups/web": "web", "/plans": "Recovery plans", "/events": "Events",
 		"/policies": "Policies", "/policies/default": "default", "/mappings": "Networks", "/users": "Users", "/tokens": "Tokens",
-		"/audit": "Audit log", "/settings": "Settings", "/account": "Account",
+		"/audit": "Audit log", "/settings": "Settings", "/account": "Account", "/gateways/gw-home": "gw-home", "/gateways/gw-cloud?check=1": "gw-cloud",
+		"/items/web/failover": "Failover of web",
 	} {
 		p.Open(path)
 		p.Heading(title)

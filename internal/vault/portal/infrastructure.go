@@ -17,6 +17,7 @@ func (p *Portal) infrastructureRoutes() {
 	p.page("POST /sites/{id}/delete", p.deleteSite)
 	p.page("GET /gateways", func(rq *Request) error { return rq.gatewaysPage(nil, nil) })
 	p.page("POST /gateways", p.enrollGateway)
+	p.page("GET /gateways/{id}", p.gateway)
 	p.page("POST /gateways/{id}/revoke", p.revokeGateway)
 	p.page("GET /machines", func(rq *Request) error { return rq.machinesPage(nil) })
 	p.page("POST /machines", p.protectMachines)
@@ -80,6 +81,28 @@ func (rq *Request) gatewaysPage(failed *problem.Problem, made *rest.Enrollment) 
 	return rq.Render("gateways", Page{
 		Title: "Gateways", Nav: "/gateways", Live: []string{rest.ChangeGateway, rest.ChangeHealth}, Problem: failed, Data: data,
 	})
+}
+
+// gateway shows one gateway; with check=1 it is asked what it has for a reprotect.
+func (p *Portal) gateway(rq *Request) error {
+	id := dr.GatewayID(rq.PathValue("id"))
+	g, err := rq.API.Gateway(rq.Context(), id)
+	if err != nil {
+		return err
+	}
+	data := map[string]any{"Gateway": g}
+	pg := Page{Title: string(id), Nav: "/gateways", Live: []string{rest.ChangeGateway, rest.ChangeHealth}, Data: data}
+	if rq.Field("check") != "" {
+		found, err := rq.API.Prerequisites(rq.Context(), id)
+		if p, known := asProblem(err); err != nil && known {
+			pg.Problem = p
+		} else if err != nil {
+			return err
+		} else {
+			data["Found"] = found
+		}
+	}
+	return rq.Render("gateway", pg)
 }
 
 // enrollCommand is what a person pastes into a shell on the gateway's host.
