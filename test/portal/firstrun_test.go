@@ -33,7 +33,7 @@ func TestPortalFirstRun(t *testing.T) {
 	p.Follow("Make the first account")
 	p.Heading("First run")
 	look(t, p)
-	p.Excuse("status of 40[01]")       // what is wrong is refused
+	p.Excuse("status of 40[01]") // what is wrong is refused
 	fill := func(token, again string) {
 		p.Fill("First token", token)
 		p.Fill("Your name", "alice")
