@@ -102,10 +102,6 @@ func (o *Orchestrator) notReceived(g *store.Group) *float64 {
 	return o.live.RPO(g, 0, o.now()).Seconds
 }
 
-func span(seconds float64) string {
-	return time.Duration(seconds * float64(time.Second)).Round(time.Millisecond).String()
-}
-
 func foreseeFailover(ctx context.Context, r *run, out *rest.DryRun) (err error) {
 	if err := r.foreseeTargets(ctx, false, out); err != nil {
 		return err
@@ -215,11 +211,7 @@ func (r *run) losePoints(ctx context.Context, out *rest.DryRun) {
 		out.Warnings = append(out.Warnings, fmt.Sprintf("all recovery points are deleted; how many cannot be told: %s", problem.Text(err)))
 		return
 	}
-	text := fmt.Sprintf("%d recovery points", len(res.Points))
-	if n := len(res.Points); n > 0 {
-		text += fmt.Sprintf(", from %s to %s", res.Points[0].Time.UTC().Format(time.RFC3339), res.Points[n-1].Time.UTC().Format(time.RFC3339))
-	}
-	out.Deletes = append(out.Deletes, text)
+	out.Deletes = append(out.Deletes, namePoints(res.Points))
 }
 
 func foreseeCommit(ctx context.Context, r *run, out *rest.DryRun) error {

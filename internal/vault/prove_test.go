@@ -84,7 +84,7 @@ func TestCommitNeedsEvidence(t *testing.T) {
 	if got["vm1"] != "probe;" || got["vm2"] != "agent;" {
 		t.Errorf("proofs %v", got)
 	}
-	if all := strings.Join(job.Deletes, "; "); len(job.Deletes) != 3 || !strings.Contains(all, "vm1") || !strings.Contains(all, "recovery points") {
+	if all := strings.Join(job.Deletes, "; "); len(job.Deletes) != 3 || !strings.Contains(all, "vm1") || !strings.Contains(all, "recovery point") {
 		t.Errorf("the job deletes %v", job.Deletes)
 	}
 	if _, _, ok := l.cloud.Content("vm1"); ok {
