@@ -79,6 +79,27 @@ func TestAgentProvesTheBoot(t *testing.T) {
 	l.reprotect(dr.Back)
 }
 
+// TestAgentCertificateEnding: a certificate that ends in a few days is a condition
+// of the item, and a new one clears it.
+func TestAgentCertificateEnding(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.protected()
+	l.stop()
+	l.life = 10 * 24 * time.Hour
+	l.startVault()
+	l.agent("vm1")("boot-1")
+	c := l.appears("AgentCertificateEnding")
+	if c.Severity != rest.SeverityWarning || !strings.Contains(c.Text, "vm1") {
+		t.Errorf("condition %+v", c)
+	}
+	l.stop()
+	l.life = 0
+	l.startVault()
+	l.agent("vm1")("boot-1")
+	l.clears(c)
+}
+
 // TestOneVaultADirectory: the second process waits for the lease.
 func TestOneVaultADirectory(t *testing.T) {
 	t.Parallel()

@@ -26,6 +26,7 @@ import (
 
 // lab is a real vault over HTTPS with two gateways that live in memory.
 type lab struct {
+	life time.Duration // of the certificates that are issued; 0: the default
 	// guards of the life cycle; nil: the real ones. clock is the vault's, when set.
 	guards map[lifecycle.GuardName]lifecycle.Guard
 	clock  atomic.Pointer[time.Time]
@@ -94,7 +95,7 @@ func (l *lab) startVault() {
 	ready, done := make(chan struct{}), make(chan error, 1)
 	go func() {
 		done <- vault.Serve(ctx, vault.Config{
-			Dir: l.dir, Listen: l.addr, Log: l.log, Version: "test", Guards: l.guards, Now: l.now, Ready: func(net.Addr) { close(ready) },
+			Dir: l.dir, Listen: l.addr, Log: l.log, Version: "test", Guards: l.guards, Now: l.now, CertificateLife: l.life, Ready: func(net.Addr) { close(ready) },
 			Hook: func(j dr.JobID, task, moment string) {
 				if l.hook != nil {
 					l.hook(j, task, moment)

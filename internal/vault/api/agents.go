@@ -43,8 +43,14 @@ func (s *Server) agentRegister(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	now := s.Now().UTC()
-	a.BootID, a.RegisteredAt, a.LastHeartbeat, a.Version = reg.BootID, now, now, reg.Version
-	if err := s.Store.Update(r.Context(), func(tx *store.Tx) error { return tx.PutAgent(a) }); err != nil {
+	err = s.Store.Update(r.Context(), func(tx *store.Tx) (err error) {
+		if a, err = tx.Agent(a.Machine); err != nil { // again: it may have been revoked or renewed
+			return err
+		}
+		a.BootID, a.RegisteredAt, a.LastHeartbeat, a.Version = reg.BootID, now, now, reg.Version
+		return tx.PutAgent(a)
+	})
+	if err != nil {
 		writeProblem(w, err)
 		return
 	}

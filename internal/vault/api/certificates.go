@@ -145,7 +145,7 @@ func holds(tx *store.Tx, p identity.Peer, x *x509.Certificate) error {
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
-		a.Machine, a.CertificateSum = dr.MachineName(p.Name), identity.Sum(x.Raw)
+		a.Machine, a.CertificateSum, a.CertificateEnds = dr.MachineName(p.Name), identity.Sum(x.Raw), x.NotAfter.UTC()
 		return tx.PutAgent(a)
 	}
 	g, err := tx.Gateway(dr.GatewayID(p.Name))
@@ -233,7 +233,7 @@ func (s *Server) revokeAgent(ctx context.Context, in *agentPathIn) (*struct{}, e
 		if err != nil {
 			return notFound(err, problem.UnknownMachine, "machine %q has no agent", in.Machine)
 		}
-		a.CertificateSum = ""
+		a.CertificateSum, a.CertificateEnds = "", time.Time{}
 		if err := tx.PutAgent(a); err != nil {
 			return err
 		}

@@ -239,7 +239,7 @@ func (m *Monitor) memberFacts(tx *store.Tx, g *store.Group, member store.Member)
 	if err != nil {
 		return out, err
 	}
-	out.Agent = &health.Agent{LastHeartbeat: a.LastHeartbeat}
+	out.Agent = &health.Agent{LastHeartbeat: a.LastHeartbeat, CertificateEnds: a.CertificateEnds}
 	if _, at := m.cfg.Live.LastHeartbeat(member.Machine); at.After(a.LastHeartbeat) {
 		out.Agent.LastHeartbeat = at
 	}

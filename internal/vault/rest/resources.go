@@ -106,6 +106,9 @@ type Agent struct {
 	RegisteredAt  time.Time `json:"registeredAt,omitzero"`
 	LastHeartbeat time.Time `json:"lastHeartbeat,omitzero"`
 	Version       string    `json:"version,omitempty"`
+	// CertificateEnds is when the agent's present certificate ends; it renews it
+	// before.
+	CertificateEnds time.Time `json:"certificateEnds,omitzero"`
 }
 
 // ImportMachine takes in a machine that somebody else started.
