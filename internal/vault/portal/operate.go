@@ -85,11 +85,10 @@ func (o *operationPage) Chosen() map[string]string {
 // asks reports whether there is something to choose before a review.
 func (o *operationPage) asks() bool {
 	switch o.Operation {
-	case lifecycle.Failover, lifecycle.Failback, lifecycle.ChangePoint, lifecycle.TestFailover, lifecycle.Reprotect,
-		lifecycle.Disable, lifecycle.CompleteMigration, lifecycle.CreatePoint:
+	case lifecycle.Reprotect, lifecycle.Disable, lifecycle.CompleteMigration, lifecycle.CreatePoint:
 		return true
 	default:
-		return false
+		return o.chooses()
 	}
 }
 
