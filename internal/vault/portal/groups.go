@@ -51,7 +51,7 @@ func (p *Portal) groupOperations(rq *Request) error {
 	if err != nil {
 		return err
 	}
-	out := operationList{Item: dr.ItemID(group.ID), Target: "/groups/" + string(group.ID), AllowedOperations: group.AllowedOperations}
+	out := operationList{Of: string(group.ID), Target: "/groups/" + string(group.ID), AllowedOperations: group.AllowedOperations}
 	return rq.Render("operations", Page{Title: "Operations of " + string(group.ID), Nav: "/groups", Data: out})
 }
 

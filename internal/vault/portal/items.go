@@ -125,7 +125,8 @@ func (p *Portal) items(rq *Request) error {
 // operationList is what templates/operations.html shows. Members of a group share
 // one order of writes: their operations are the group's.
 type operationList struct {
-	Item dr.ItemID
+	// Of is the name of the item, group or plan.
+	Of string
 	// Group is set when the operations are a group's.
 	Group *rest.Group
 	// Target is the address below which the operations are.
@@ -142,7 +143,7 @@ func (p *Portal) itemOperations(rq *Request) error {
 	if err != nil {
 		return err
 	}
-	out := operationList{Item: item.ID, Target: "/items/" + string(item.ID), AllowedOperations: item.AllowedOperations}
+	out := operationList{Of: string(item.ID), Target: "/items/" + string(item.ID), AllowedOperations: item.AllowedOperations}
 	if len(group.Members) > 1 {
 		out.Group, out.Target, out.AllowedOperations = &group, "/groups/"+string(group.ID), group.AllowedOperations
 	}

@@ -16,67 +16,30 @@ func (p *Portal) jobRoutes() {
 	p.page("POST /jobs/{id}/{action}", p.answerJob)
 }
 
-// rowsOnPage is how many rows a page of a log has.
-const rowsOnPage = "100"
-
 // jobList is what templates/jobs.html shows.
 type jobList struct {
-	rest.List[rest.Job]
+	*logList[rest.Job]
 	Groups []rest.Group
-	query  url.Values
 }
-
-// Get is the value of a filter.
-func (l jobList) Get(name string) string { return l.query.Get(name) }
 
 // States are what the list can be filtered by.
 func (l jobList) States() []rest.JobState {
 	return []rest.JobState{rest.JobRunning, rest.JobWaiting, rest.JobFailed, rest.JobWarning, rest.JobSucceeded, rest.JobCancelled}
 }
 
-// NextPage is the address of the following page; empty on the last one.
-func (l jobList) NextPage() string { return following("/jobs", l.query, l.Next) }
-
-// following is a list's address with the place at which its next page begins.
-func following(path string, query url.Values, next string) string {
-	if next == "" {
-		return ""
-	}
-	q := url.Values{}
-	for name, v := range query {
-		if name != "limit" {
-			q[name] = v
-		}
-	}
-	q.Set("after", next)
-	return path + "?" + q.Encode()
-}
-
-// filters reads a list's filters out of a page's address.
-func (rq *Request) filters(names ...string) url.Values {
-	q := url.Values{"limit": {rowsOnPage}}
-	for _, name := range append(names, "after") {
-		if v := rq.Field(name); v != "" {
-			q.Set(name, v)
-		}
-	}
-	return q
-}
-
 func (p *Portal) jobs(rq *Request) error {
-	out := jobList{query: rq.filters("state", "group")}
-	pg := Page{Title: "Jobs", Nav: "/jobs", Live: []string{rest.ChangeJob}}
-	var err error
-	if out.List, err = rq.API.JobsPage(rq.Context(), out.query); problem.HasCode(err, problem.InvalidRequest) {
-		pg.Problem = problem.From(err)
-	} else if err != nil {
+	list := &logList[rest.Job]{Path: "/jobs", query: rq.filters("state", "group")}
+	wrong, err := list.load(rq.Context(), rq.API.JobsPage)
+	if err != nil {
 		return err
 	}
-	if out.Groups, err = rq.API.Groups(rq.Context()); err != nil {
+	groups, err := rq.API.Groups(rq.Context())
+	if err != nil {
 		return err
 	}
-	pg.Data = out
-	return rq.Render("jobs", pg)
+	return rq.Render("jobs", Page{
+		Title: "Jobs", Nav: "/jobs", Problem: wrong, Live: []string{rest.ChangeJob}, Data: jobList{list, groups},
+	})
 }
 
 // jobPage is what templates/job.html shows.

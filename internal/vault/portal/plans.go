@@ -46,7 +46,7 @@ func (p *Portal) planOperations(rq *Request) error {
 	if err != nil {
 		return err
 	}
-	out := operationList{Item: dr.ItemID(plan.ID), Target: "/plans/" + string(plan.ID), AllowedOperations: plan.AllowedOperations}
+	out := operationList{Of: string(plan.ID), Target: "/plans/" + string(plan.ID), AllowedOperations: plan.AllowedOperations}
 	return rq.Render("operations", Page{Title: "Operations of " + string(plan.ID), Nav: "/plans", Data: out})
 }
 
